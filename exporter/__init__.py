@@ -1,0 +1,1 @@
+"""From a torch module to a proved artifact in the model repository."""

@@ -1,0 +1,1 @@
+"""Graph changes, one a file: model in, (model, changed) out."""

@@ -1,0 +1,1 @@
+"""The models that Twinport trains itself; knows none of the other packages."""

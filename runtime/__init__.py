@@ -1,0 +1,1 @@
+"""Serve a model repository; needs neither torch nor onnx."""

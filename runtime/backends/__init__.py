@@ -1,0 +1,1 @@
+"""What runs a batch: one backend a file, behind one protocol."""
