@@ -1,0 +1,71 @@
+"""What every backend is to the rest of the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from runtime.tensors import Array, TensorSpec
+
+
+@dataclass(frozen=True)
+class BackendIdentity:
+    """What exactly runs the artifact; a verdict holds for one identity only."""
+
+    backend: str
+    """``onnxruntime``, ``tensorrt``, ``tensorrt_rtx``."""
+    provider: str
+    """``CPUExecutionProvider``, ``CUDAExecutionProvider``."""
+    device: str
+    """The processor or GPU by its name."""
+    library: str
+    """Name and version of the library."""
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend may use the machine.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        threads: Threads inside one call; one is cheapest for small models.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+
+
+class Backend(Protocol):
+    """One loaded artifact on one device; holds it until closed."""
+
+    @property
+    def identity(self) -> BackendIdentity:
+        """What runs here."""
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """The artifact's inputs by name, in its own order."""
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """The artifact's outputs by name, in its own order."""
+
+    def infer(
+        self, arrays: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Run one batch.
+
+        Args:
+            arrays: An array for each input, checked already.
+            outputs: The outputs wanted; all where none are named.
+
+        Returns:
+            The outputs by name; they belong to the caller.
+
+        Raises:
+            TwinportError: The library refused the call; the text names the cause.
+        """
+
+    def close(self) -> None:
+        """Give the device's memory back; calling it twice is allowed."""

@@ -1,0 +1,47 @@
+"""Choose the backend for an artifact; the only place that imports a leaf, and late."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from runtime.backends.base import Backend, BackendOptions
+from runtime.errors import BackendUnavailable, RepositoryError
+
+_LEAVES = {
+    "onnxruntime": ("runtime.backends.ort", "OrtBackend", "ONNX Runtime", "cpu"),
+}
+_ALIASES = {"onnxruntime_onnx": "onnxruntime"}
+
+
+def known_backends() -> tuple[str, ...]:
+    """Names that ``config.pbtxt`` may give as ``backend``."""
+    return tuple(_LEAVES)
+
+
+def open_backend(backend: str, artifact: Path, options: BackendOptions | None = None) -> Backend:
+    """Load an artifact.
+
+    Args:
+        backend: The ``backend`` (or Triton's ``platform``) of ``config.pbtxt``.
+        artifact: The model's file.
+        options: Device and threads; the CPU and one thread where none are given.
+
+    Raises:
+        RepositoryError: No such backend, or the file is not one it can load.
+        BackendUnavailable: Its library or device is not here; the text names the cure.
+    """
+    name = _ALIASES.get(backend, backend)
+    if name not in _LEAVES:
+        raise RepositoryError(
+            f"backend '{backend}' is not known; this release has {', '.join(_LEAVES)}"
+        )
+    module, attribute, library, extra = _LEAVES[name]
+    try:
+        leaf = import_module(module)
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"{library} is missing ({error}); pip install 'twinport[{extra}]'"
+        ) from error
+    return cast(Backend, getattr(leaf, attribute)(artifact, options or BackendOptions()))

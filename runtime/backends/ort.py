@@ -1,0 +1,192 @@
+"""ONNX Runtime behind the backend protocol; the one place that imports it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from runtime.backends.base import BackendIdentity, BackendOptions
+from runtime.errors import BackendUnavailable, InvalidInput, RepositoryError, Unavailable
+from runtime.tensors import Array, TensorSpec
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {
+    "tensor(bool)": "bool",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(string)": "string",
+}
+_ERRORS_ONLY = 3
+
+
+class OrtBackend:
+    """One inference session."""
+
+    def __init__(self, model: Path, options: BackendOptions) -> None:
+        """Load ``model``.
+
+        Raises:
+            BackendUnavailable: The device's provider is not in this build or cannot start.
+            RepositoryError: The file is not a model that this release can load.
+        """
+        provider = _provider(options.device)
+        self._session: Any = _session(model, provider, options)
+        used = self._session.get_providers()
+        if used[0] != provider:
+            # The library falls back to the CPU without a word.
+            raise BackendUnavailable(
+                f"{provider} was asked for and {used[0]} is what runs; "
+                "is the driver of the GPU installed?"
+            )
+        self._inputs = {arg.name: _spec(arg) for arg in self._session.get_inputs()}
+        self._outputs = {arg.name: _spec(arg) for arg in self._session.get_outputs()}
+        self._identity = BackendIdentity(
+            "onnxruntime", provider, _device_name(options.device), f"onnxruntime {ort.__version__}"
+        )
+
+    @property
+    def identity(self) -> BackendIdentity:
+        """Library, provider and processor."""
+        return self._identity
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """Inputs of the graph by name."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """Outputs of the graph by name."""
+        return self._outputs
+
+    def infer(
+        self, arrays: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Run the graph once; see ``Backend.infer``."""
+        if self._session is None:
+            raise Unavailable("the session is closed; load the model again")
+        names = list(self._outputs) if outputs is None else list(outputs)
+        feed = {name: self._fed(name, array) for name, array in arrays.items()}
+        results = _translated(lambda: self._session.run(names, feed), InvalidInput)
+        return {
+            name: _returned(result, self._outputs[name])
+            for name, result in zip(names, results, strict=True)
+        }
+
+    def _fed(self, name: str, array: Array) -> Array:
+        spec = self._inputs.get(name)
+        if spec is not None and spec.dtype == "string":
+            return _decoded(array, name)
+        return np.ascontiguousarray(array)
+
+    def close(self) -> None:
+        """Drop the session; its memory goes back with it."""
+        self._session = None
+
+
+def _provider(device: str) -> str:
+    if device not in _PROVIDERS:
+        raise InvalidInput(f"device '{device}' is not known; use one of {', '.join(_PROVIDERS)}")
+    provider = _PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        raise BackendUnavailable(
+            f"this build of ONNX Runtime has no {provider}; "
+            "pip uninstall onnxruntime, then pip install 'twinport[gpu]'"
+        )
+    return provider
+
+
+def _session(model: Path, provider: str, options: BackendOptions) -> Any:
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = _ERRORS_ONLY
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if provider != _PROVIDERS["cpu"]:
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if not model.is_file():
+        raise RepositoryError(f"{model} does not exist")
+    return _translated(
+        lambda: ort.InferenceSession(str(model), settings, providers=[provider]),
+        RepositoryError,
+        f"{model.name} cannot be loaded: ",
+    )
+
+
+def _translated(
+    call: Callable[[], Any], kind: type[InvalidInput | RepositoryError], prefix: str = ""
+) -> Any:
+    """Run ``call``; the library's errors become ours, in one line."""
+    try:
+        return call()
+    except Exception as error:
+        # Its exceptions share no base but Exception (onnxruntime_pybind11_state).
+        text = " ".join(str(error).split())
+        raise kind(f"{prefix}ONNX Runtime: {text[:500]}") from error
+
+
+def _spec(arg: Any) -> TensorSpec:
+    if arg.type not in _DTYPES:
+        raise RepositoryError(f"'{arg.name}' has the type {arg.type}, which cannot be served")
+    shape = tuple(
+        axis if isinstance(axis, int) else axis or f"{arg.name}_axis_{i}"
+        for i, axis in enumerate(arg.shape)
+    )
+    return TensorSpec(arg.name, _DTYPES[arg.type], shape)
+
+
+def _decoded(array: Array, name: str) -> Array:
+    """ONNX strings are UTF-8 text, elements on the wire are bytes."""
+    try:
+        texts = [item.decode() if isinstance(item, bytes) else str(item) for item in array.flat]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"input '{name}' has an element that is not UTF-8: {error}") from error
+    decoded = np.empty(array.shape, dtype=object)
+    decoded.reshape(-1)[:] = texts
+    return decoded
+
+
+def _returned(result: Array, spec: TensorSpec) -> Array:
+    if spec.dtype != "string":
+        return result
+    encoded = np.empty(result.shape, dtype=object)
+    encoded.reshape(-1)[:] = [
+        item.encode() if isinstance(item, str) else item for item in result.flat
+    ]
+    return encoded
+
+
+def _device_name(device: str) -> str:
+    """The processor's or the GPU's own name."""
+    if device == "cuda":
+        return _gpu_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _gpu_name() -> str:
+    try:
+        paths = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+        lines = paths[0].read_text(encoding="utf-8").splitlines()
+    except (OSError, IndexError):
+        return "cuda:0"
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:")]
+    return names[0] if names else "cuda:0"

@@ -1,0 +1,286 @@
+"""``golden.safetensors``: the evidence of a proof, and how to run the proof again.
+
+Whoever holds the artifact and this file can repeat the proof on the backend, provider
+and device at hand, without torch and without the source. Inputs that would be too large
+to keep are kept as seed and generator, large truths as the values at seeded positions.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from runtime.errors import RepositoryError
+from runtime.manifest import Judgement
+from runtime.proof import ErrorPool, Scale, judge
+from runtime.tensors import Array
+
+FILE_NAME = "golden.safetensors"
+SIZE_LIMIT_BYTES = 4 * 2**20
+REPLAY_SIZES = (1, 2, 7)
+"""Rows of a batchable case are run in batches of these sizes, then the rest at once."""
+
+Infer = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An input kept as what it was drawn with.
+
+    ``numpy.random.RandomState(seed).standard_normal`` is frozen by NumPy's compatibility
+    policy; the checksum catches it should it ever move.
+    """
+
+    seed: int
+    shape: tuple[int, ...]
+    scale: float
+    crc32: int
+
+    def array(self) -> Array:
+        """Draw it again.
+
+        Raises:
+            RepositoryError: What was drawn is not what was drawn before.
+        """
+        array = draw_normal(self.seed, self.shape, self.scale)
+        if zlib.crc32(array.tobytes()) != self.crc32:
+            raise RepositoryError(
+                f"the generator of seed {self.seed} gives other numbers here than where the "
+                "evidence was made; export the model again"
+            )
+        return array
+
+
+def draw_normal(seed: int, shape: Sequence[int], scale: float = 1.0) -> Array:
+    """Standard normal float32 of a shape, times ``scale``, the same on every machine."""
+    numbers = np.random.RandomState(seed).standard_normal(tuple(shape))
+    return np.asarray(numbers * scale, dtype=np.float32)
+
+
+def drawn_normal(seed: int, shape: Sequence[int], scale: float = 1.0) -> Drawn:
+    """The record of what ``draw_normal`` gives."""
+    array = draw_normal(seed, shape, scale)
+    return Drawn(seed, tuple(int(size) for size in shape), scale, zlib.crc32(array.tobytes()))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A truth: whole, or the values at positions that the seed gives again.
+
+    ``values`` has the truth's own shape, or one row of values for each of
+    ``shape[0]`` samples where ``positions_seed`` is set.
+    """
+
+    values: Array
+    shape: tuple[int, ...]
+    positions_seed: int | None = None
+
+    def of(self, array: Array) -> Array:
+        """The part of an answer that is kept here, to compare with ``values``."""
+        if self.positions_seed is None or array.shape[1:] != self.shape[1:]:
+            return array
+        width = int(np.prod(self.shape[1:], dtype=np.int64))
+        positions = sampled_positions(self.positions_seed, width, self.values.shape[1])
+        return array.reshape(len(array), width)[:, positions]
+
+
+def sampled_positions(seed: int, width: int, count: int) -> Array:
+    """``[count]`` sorted positions below ``width``."""
+    return np.sort(np.random.RandomState(seed).randint(0, width, size=count))
+
+
+def kept_sample(truth: Array, seed: int, count: int) -> Kept:
+    """Keep ``count`` values of each sample of a large truth ``[samples, ...]``."""
+    width = int(np.prod(truth.shape[1:], dtype=np.int64))
+    positions = sampled_positions(seed, width, count)
+    values = truth.reshape(len(truth), width)[:, positions]
+    return Kept(np.ascontiguousarray(values), truth.shape, seed)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs and truth of one call; on a batchable model the rows may be cut and joined."""
+
+    kind: str
+    extreme: bool
+    inputs: Mapping[str, Array | Drawn]
+    truth: Mapping[str, Kept]
+    stable: tuple[bool, ...] | None = None
+    """For a mixture of experts: whether a sample's routing is stable."""
+
+    def arrays(self) -> dict[str, Array]:
+        """The inputs, drawn where they were kept as a seed."""
+        return {
+            name: value.array() if isinstance(value, Drawn) else value
+            for name, value in self.inputs.items()
+        }
+
+    def rows(self) -> int:
+        """Size of the first axis of the first input."""
+        first = next(iter(self.inputs.values()))
+        return first.shape[0] if first.shape else 1
+
+
+@dataclass(frozen=True)
+class Golden:
+    """All the evidence of one version."""
+
+    batchable: bool
+    cases: tuple[Case, ...]
+    scales: Mapping[tuple[str, str], Scale] = field(default_factory=dict)
+    """PyTorch's pooled float32 error by (output, kind)."""
+
+    def samples(self) -> int:
+        """Rows of a batchable model, calls of any other."""
+        return sum(case.rows() if self.batchable else 1 for case in self.cases)
+
+
+def golden_to_bytes(golden: Golden) -> bytes:
+    """Serialise; the same evidence gives the same bytes."""
+    tensors: dict[str, Array] = {}
+    cases = [_case_to_json(case, index, tensors) for index, case in enumerate(golden.cases)]
+    scales = [
+        {"output": output, "kind": kind, **asdict(scale)}
+        for (output, kind), scale in sorted(golden.scales.items())
+    ]
+    record = {"version": 1, "batchable": golden.batchable, "cases": cases, "scales": scales}
+    # One key only: safetensors writes several in the order of a hash table.
+    return bytes(save(tensors, {"twinport": json.dumps(record, sort_keys=True)}))
+
+
+def _case_to_json(case: Case, index: int, tensors: dict[str, Array]) -> dict[str, Any]:
+    inputs: dict[str, Any] = {}
+    for name, value in case.inputs.items():
+        key = f"{index}/input/{name}"
+        if isinstance(value, Drawn):
+            inputs[name] = asdict(value)
+        else:
+            inputs[name] = key
+            tensors[key] = np.ascontiguousarray(value)
+    truth: dict[str, Any] = {}
+    for name, kept in case.truth.items():
+        key = f"{index}/truth/{name}"
+        truth[name] = {"key": key, "shape": kept.shape, "positions_seed": kept.positions_seed}
+        tensors[key] = np.ascontiguousarray(kept.values)
+    return {
+        "kind": case.kind, "extreme": case.extreme, "inputs": inputs, "truth": truth,
+        "stable": case.stable,
+    }  # fmt: skip
+
+
+def read_golden(path: Path) -> Golden:
+    """Read the evidence.
+
+    Raises:
+        RepositoryError: The file is missing, cut, or not evidence of this release.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            record = json.loads((file.metadata() or {})["twinport"])
+        return _golden_from_record(record, tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RepositoryError(
+            f"{path} is no evidence that can be read ({type(error).__name__}: {error}); "
+            "export the model again"
+        ) from error
+
+
+def _golden_from_record(record: dict[str, Any], tensors: dict[str, Array]) -> Golden:
+    if record["version"] != 1:
+        raise ValueError(f"evidence of version {record['version']}, this release reads 1")
+    cases = tuple(_case_from_json(item, tensors) for item in record["cases"])
+    scales = {
+        (item["output"], item["kind"]): Scale(item["rms"], item["maximum"])
+        for item in record["scales"]
+    }
+    return Golden(bool(record["batchable"]), cases, scales)
+
+
+def _case_from_json(item: dict[str, Any], tensors: dict[str, Array]) -> Case:
+    inputs = {
+        name: tensors[value]
+        if isinstance(value, str)
+        else Drawn(value["seed"], tuple(value["shape"]), value["scale"], value["crc32"])
+        for name, value in item["inputs"].items()
+    }
+    truth = {
+        name: Kept(tensors[value["key"]], tuple(value["shape"]), value["positions_seed"])
+        for name, value in item["truth"].items()
+    }
+    stable = None if item["stable"] is None else tuple(item["stable"])
+    return Case(item["kind"], bool(item["extreme"]), inputs, truth, stable)
+
+
+def replay(golden: Golden, infer: Infer, *, max_batch_size: int = 0) -> tuple[Judgement, ...]:
+    """Run the proof again with whatever ``infer`` runs.
+
+    Rows of a batchable model are cut into batches of 1, 2, 7 and the rest, so that
+    joined requests are shown to give the separate answers on this device too.
+
+    Args:
+        golden: The evidence.
+        infer: One call of the artifact: inputs by name to outputs by name.
+        max_batch_size: Largest batch that may be sent; 0 means no limit of its own.
+
+    Returns:
+        A judgement for each output and kind.
+
+    Raises:
+        RepositoryError: An answer lacks an output that the evidence has.
+    """
+    pools: dict[tuple[str, str], ErrorPool] = {}
+    extremes = {case.kind: case.extreme for case in golden.cases}
+    for case in golden.cases:
+        for inputs, wanted in _calls(case, golden.batchable, max_batch_size):
+            answers = infer(inputs)
+            for name, kept in wanted.items():
+                if name not in answers:
+                    raise RepositoryError(f"the artifact gives no output '{name}'")
+                pool = pools.setdefault((name, case.kind), ErrorPool(rows=golden.batchable))
+                pool.add(kept.of(answers[name]), kept.values)
+    return tuple(
+        judge(pool, name, kind, extreme=extremes[kind], scale=golden.scales.get((name, kind)))
+        for (name, kind), pool in pools.items()
+    )
+
+
+def _calls(
+    case: Case, batchable: bool, limit: int
+) -> Iterator[tuple[dict[str, Array], dict[str, Kept]]]:
+    arrays, rows = case.arrays(), case.rows()
+    if not batchable:
+        yield arrays, dict(case.truth)
+        return
+    for part in _slices(rows, REPLAY_SIZES, limit or rows):
+        inputs = {name: array[part] for name, array in arrays.items()}
+        wanted = {
+            name: Kept(
+                kept.values[part],
+                (part.stop - part.start, *kept.shape[1:]),
+                kept.positions_seed,
+            )
+            for name, kept in case.truth.items()
+        }
+        yield inputs, wanted
+
+
+def _slices(rows: int, sizes: Iterable[int], limit: int) -> Iterator[slice]:
+    start = 0
+    for size in sizes:
+        end = min(start + min(size, limit), rows)
+        if end > start:
+            yield slice(start, end)
+        start = end
+    while start < rows:
+        end = min(start + limit, rows)
+        yield slice(start, end)
+        start = end

@@ -1,0 +1,238 @@
+"""The judge: is this artifact, on this backend and device, the same model as the module?
+
+NumPy only, so that the server and ``twinport parity`` judge as the exporter did. Truth is
+the module in float64; the yardstick is what PyTorch's own float32 misses it by. Errors are
+pooled over all samples of a kind, because per batch correct models reach factors of
+hundreds, and the yardstick has a floor, because a model may be right by luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from runtime.manifest import Judgement
+from runtime.tensors import Array
+
+RMS_LIMIT = 4.0
+"""Times the pooled float32 error that an artifact's pooled error may be."""
+MAX_LIMIT = 8.0
+"""Times the largest float32 error that an artifact's largest error may be."""
+FLOOR = 8 * 2.0**-24
+"""Of the truth's size: eight half-units in the last place of float32."""
+EXTREME_LIMIT = 1e-4
+"""Relative RMS on extreme inputs, over the values that are finite."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The yardstick of one output and kind: PyTorch's float32 error, floored."""
+
+    rms: float
+    maximum: float
+
+
+@dataclass
+class ErrorPool:
+    """Errors of one output over all samples of one kind, summed as they come.
+
+    ``rows`` says whether the first axis counts samples (a batch) or a whole array is one.
+    """
+
+    rows: bool
+    samples: int = 0
+    elements: int = 0
+    finite: int = 0
+    error_squares: float = 0.0
+    torch_squares: float = 0.0
+    truth_squares: float = 0.0
+    max_error: float = 0.0
+    max_torch: float = 0.0
+    max_truth: float = 0.0
+    differing: int = 0
+    """Elements unequal (integers) or with another NaN or infinity (floats)."""
+    not_numbers: int = 0
+    integral: bool = False
+    deviation: float = 0.0
+    """Largest difference of a sample's truth from the first one of its shape."""
+    wrong_shape: str = ""
+    _first: dict[tuple[int, ...], Array] = field(default_factory=dict, repr=False)
+
+    def add(self, artifact: Array, truth: Array, torch32: Array | None = None) -> None:
+        """Take one array of each side in.
+
+        Args:
+            artifact: What the artifact gave, any shape.
+            truth: The same in float64, or integers, which must be equal.
+            torch32: PyTorch's float32 answer; none in a replay, where the scale is known.
+        """
+        self.samples += len(truth) if self.rows and truth.ndim else 1
+        if artifact.shape != truth.shape:
+            self.wrong_shape = f"shape {list(artifact.shape)} where {list(truth.shape)} is right"
+            return
+        self.elements += truth.size
+        self._note_deviation(truth)
+        if truth.dtype.kind in "biuSUO":
+            self.integral = True
+            self.differing += int(np.count_nonzero(artifact != truth))
+            return
+        self._add_floats(artifact.astype(np.float64), truth, torch32)
+
+    def _add_floats(self, artifact: Array, truth: Array, torch32: Array | None) -> None:
+        expected = truth if torch32 is None else truth_with_overflow(truth, torch32)
+        finite = np.isfinite(artifact) & np.isfinite(expected)
+        same = finite | (artifact == expected) | (np.isnan(artifact) & np.isnan(expected))
+        self.differing += int(np.count_nonzero(~same))
+        self.not_numbers += int(np.count_nonzero(np.isnan(artifact) | np.isnan(expected)))
+        right = expected[finite]
+        if right.size == 0:
+            return
+        error = np.abs(artifact[finite] - right)
+        self.finite += right.size
+        self.error_squares += float(np.square(error).sum())
+        self.truth_squares += float(np.square(right).sum())
+        self.max_error = max(self.max_error, float(error.max()))
+        self.max_truth = max(self.max_truth, float(np.abs(right).max()))
+        if torch32 is not None:
+            missed = np.abs(torch32[finite].astype(np.float64) - right)
+            self.torch_squares += float(np.square(missed).sum())
+            self.max_torch = max(self.max_torch, float(missed.max()))
+
+    def _note_deviation(self, truth: Array) -> None:
+        if truth.size == 0 or truth.dtype.kind not in "biuf":
+            self.deviation = float("inf") if truth.size else self.deviation
+            return
+        samples = truth if self.rows and truth.ndim else truth[np.newaxis]
+        first = self._first.setdefault(samples.shape[1:], samples[0].astype(np.float64))
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
+            moved = np.abs(samples.astype(np.float64) - first)
+        self.deviation = max(self.deviation, float(np.nan_to_num(moved, nan=0.0).max()))
+
+    def scale(self) -> Scale:
+        """The yardstick that these samples give: float32's own error, floored."""
+        floor = self.floor()
+        return Scale(max(_rms(self.torch_squares, self.finite), floor.rms),
+                     max(self.max_torch, floor.maximum))  # fmt: skip
+
+    def floor(self) -> Scale:
+        """What no float32 computation can be asked to undercut."""
+        return Scale(FLOOR * _rms(self.truth_squares, self.finite), FLOOR * self.max_truth)
+
+
+def truth_with_overflow(truth: Array, torch32: Array) -> Array:
+    """The truth, with float32's NaN and infinity where PyTorch itself gives them.
+
+    A value that overflows in float32 is finite in float64; the artifact must overflow
+    as PyTorch does.
+    """
+    return np.where(np.isfinite(torch32), truth, torch32.astype(np.float64))
+
+
+def judge(
+    pool: ErrorPool,
+    output: str,
+    kind: str,
+    *,
+    extreme: bool,
+    scale: Scale | None = None,
+    may_be_constant: bool = True,
+) -> Judgement:
+    """Judge one output over one kind of input.
+
+    Args:
+        pool: The pooled errors.
+        output: Name of the output.
+        kind: Name of the kind of input (``random``).
+        extreme: Whether the kind is judged by pattern and relative error only.
+        scale: The yardstick kept with the evidence; the pool's own where none is given.
+            The floor for the samples at hand holds in any case.
+        may_be_constant: Whether an output that never varies may pass.
+
+    Returns:
+        Numbers, limits and verdict. Comparisons are written so that NaN fails.
+    """
+    verdict, reason = _general_verdict(pool, extreme, may_be_constant)
+    if pool.integral or not pool.finite:
+        share = pool.differing / max(pool.elements, 1)
+        return Judgement(
+            output, kind, extreme, pool.samples, pool.elements, share, None, None, 0.0,
+            None, None, None, None, None, verdict, reason,
+        )  # fmt: skip
+    own, floor = scale or pool.scale(), pool.floor()
+    yard = Scale(max(own.rms, floor.rms), max(own.maximum, floor.maximum))
+    error = _rms(pool.error_squares, pool.finite)
+    relative = _ratio(error, _rms(pool.truth_squares, pool.finite))
+    rms_factor, max_factor = _ratio(error, yard.rms), _ratio(pool.max_error, yard.maximum)
+    if verdict == "passed" and extreme and not relative <= EXTREME_LIMIT:
+        verdict, reason = "failed", f"relative RMS {relative:.2g} > {EXTREME_LIMIT:g}"
+    if verdict == "passed" and not extreme:
+        verdict, reason = _ordinary_verdict(rms_factor, max_factor)
+    return Judgement(
+        output, kind, extreme, pool.samples, pool.elements,
+        _finite(error), _finite(yard.rms), _finite(rms_factor), None if extreme else RMS_LIMIT,
+        _finite(pool.max_error), _finite(yard.maximum), _finite(max_factor),
+        None if extreme else MAX_LIMIT, _finite(relative), verdict, reason,
+    )  # fmt: skip
+
+
+_Verdict = Literal["passed", "failed", "vacuous"]
+
+
+def _general_verdict(pool: ErrorPool, extreme: bool, constant: bool) -> tuple[_Verdict, str]:
+    """What fails whatever the size of the error; the first that holds is named."""
+    if pool.wrong_shape:
+        return "failed", pool.wrong_shape
+    if pool.samples == 0:
+        return "failed", "no sample was run"
+    if pool.differing:
+        what = "elements differ" if pool.integral else "values differ in NaN or infinity"
+        return "failed", f"{pool.differing} of {pool.elements} {what}"
+    if not extreme and pool.not_numbers:
+        return "failed", f"{pool.not_numbers} of {pool.elements} values are NaN"
+    if not extreme and not constant and not _varies(pool):
+        return "vacuous", f"the output does not vary over {pool.samples} samples"
+    return "passed", ""
+
+
+def _varies(pool: ErrorPool) -> bool:
+    return pool.deviation > FLOOR * pool.max_truth
+
+
+def _ordinary_verdict(rms_factor: float, max_factor: float) -> tuple[_Verdict, str]:
+    if not rms_factor <= RMS_LIMIT:
+        return "failed", f"RMS error is {rms_factor:.4g} x float32's own; at most {RMS_LIMIT:g}"
+    if not max_factor <= MAX_LIMIT:
+        return "failed", f"largest error is {max_factor:.4g} x float32's own; at most {MAX_LIMIT:g}"
+    return "passed", ""
+
+
+def all_passed(judgements: Iterable[Judgement]) -> bool:
+    """Whether there is a judgement at all and none is other than passed."""
+    verdicts = [judgement.verdict for judgement in judgements]
+    return bool(verdicts) and all(verdict == "passed" for verdict in verdicts)
+
+
+def first_failure(judgements: Iterable[Judgement]) -> str:
+    """One line for the first judgement that did not pass; empty where all did."""
+    for item in judgements:
+        if item.verdict != "passed":
+            return f"output '{item.output}' on {item.kind} inputs is {item.verdict}: {item.reason}"
+    return ""
+
+
+def _rms(squares: float, count: int) -> float:
+    return float(np.sqrt(squares / count)) if count else 0.0
+
+
+def _ratio(value: float, unit: float) -> float:
+    if unit > 0:
+        return value / unit
+    return 0.0 if value == 0 else float("inf")
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity; the reason says what it was."""
+    return value if np.isfinite(value) else None
