@@ -49,7 +49,7 @@ _PYTHON_TYPES = {
 }
 
 
-def descriptor_set_from_sources(folder: Path = FOLDER) -> FileDescriptorSet:
+def descriptor_set_from_sources(folder: Path) -> FileDescriptorSet:
     """Compile the ``.proto`` files, without comments and positions.
 
     Raises:
@@ -174,17 +174,17 @@ def _python_type(field: FieldDescriptor) -> str:
     return _PYTHON_TYPES[field.cpp_type]
 
 
-def generated_files() -> dict[Path, bytes]:
-    """What the two generated files should hold."""
-    descriptors = descriptor_set_from_sources()
+def generated_files(folder: Path) -> dict[Path, bytes]:
+    """What the two generated files beside the sources in ``folder`` should hold."""
+    descriptors = descriptor_set_from_sources(folder)
     return {
-        FOLDER / "inference.binpb": descriptors.SerializeToString(deterministic=True),
-        FOLDER / "messages.pyi": stub_from_descriptor_set(descriptors).encode(),
+        folder / "inference.binpb": descriptors.SerializeToString(deterministic=True),
+        folder / "messages.pyi": stub_from_descriptor_set(descriptors).encode(),
     }
 
 
-def main(arguments: list[str]) -> None:
-    """Write the generated files, or check them.
+def main(arguments: list[str], folder: Path = FOLDER) -> None:
+    """Write the generated files of ``folder``, or check them.
 
     Raises:
         SystemExit: A file is stale (1), or the arguments are not known (2).
@@ -192,7 +192,7 @@ def main(arguments: list[str]) -> None:
     if arguments not in ([], ["--check"]):
         sys.stderr.write(f"{USAGE}\n")
         raise SystemExit(2)
-    for path, content in generated_files().items():
+    for path, content in generated_files(folder).items():
         if not arguments:
             path.write_bytes(content)
         elif not path.is_file() or path.read_bytes() != content:
