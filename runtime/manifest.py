@@ -212,7 +212,7 @@ def manifest_from_text(text: str) -> Manifest:
             f"the manifest has schema version {found!r}, this release reads {SCHEMA_VERSION}; "
             "export the model again or use the release that wrote it"
         )
-    return _record(Manifest, data, "manifest")
+    return record_from_data(Manifest, data, "manifest")
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -229,7 +229,12 @@ def read_manifest(path: Path) -> Manifest:
         raise ManifestError(f"{path}: {error}") from error
 
 
-def _record(kind: type[T], data: dict[str, Any], where: str) -> T:
+def record_from_data(kind: type[T], data: dict[str, Any], where: str) -> T:
+    """Read one record of this module from what JSON gave; ``where`` names it in errors.
+
+    Raises:
+        ManifestError: A field is missing, not known or of the wrong kind.
+    """
     hints = typing.get_type_hints(kind)
     fields = {item.name: item for item in dataclasses.fields(typing.cast(Any, kind))}
     unknown = sorted(set(data) - set(fields))
@@ -258,7 +263,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return _checked(value in args, value, where, f"one of {', '.join(map(str, args))}")
     if dataclasses.is_dataclass(hint):
         _checked(isinstance(value, dict), value, where, "an object")
-        return _record(typing.cast("type[Any]", hint), value, where)
+        return record_from_data(typing.cast("type[Any]", hint), value, where)
     if origin is tuple:
         return _sequence(args, _checked(isinstance(value, list), value, where, "a list"), where)
     if origin is dict:

@@ -1,0 +1,102 @@
+"""Run the proof of one version again, on the backend and device at hand; no torch.
+
+The server's warm-up and ``twinport parity`` both go through here, so that one is as strict
+as the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.backends.base import Backend, BackendIdentity
+from runtime.errors import InvalidInput, RepositoryError
+from runtime.golden import read_golden, replay
+from runtime.manifest import Judgement, Manifest, Verdict
+from runtime.proof import all_passed, first_failure
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay found.
+
+    Attributes:
+        verdict: ``pending`` where the version carries no evidence.
+        judgements: One for each output and kind of input; empty where nothing ran.
+        identity: What exactly ran the artifact.
+        reason: One line, empty where the replay passed.
+    """
+
+    verdict: Verdict
+    judgements: tuple[Judgement, ...]
+    identity: BackendIdentity
+    reason: str = ""
+
+
+def replay_version(folder: Path, manifest: Manifest, backend: Backend) -> Replayed:
+    """Judge ``backend``, which has loaded the artifact of ``folder``, by its evidence.
+
+    Args:
+        folder: The version's folder, with the evidence in it.
+        manifest: The manifest of that folder.
+        backend: The artifact, loaded; it stays open.
+
+    Returns:
+        Verdict and numbers. An artifact that refuses an input of its own evidence, or
+        lacks an output, has failed.
+
+    Raises:
+        RepositoryError: The evidence is missing, cannot be read, or is not the file that
+            the manifest names.
+    """
+    if manifest.evidence is None:
+        return Replayed("pending", (), backend.identity, "the version carries no evidence")
+    path = folder / manifest.evidence.file
+    check_sha256(path, manifest.evidence.sha256)
+    golden = read_golden(path)
+    try:
+        judgements = replay(golden, backend.infer, max_batch_size=manifest.max_batch_size)
+    except (InvalidInput, RepositoryError) as error:
+        return Replayed("failed", (), backend.identity, f"the replay stopped: {error}")
+    reason = first_failure(judgements) or _uncovered(manifest, judgements)
+    passed = all_passed(judgements) and not reason
+    return Replayed("passed" if passed else "failed", judgements, backend.identity, reason)
+
+
+def _uncovered(manifest: Manifest, judgements: tuple[Judgement, ...]) -> str:
+    """The first output that the evidence is silent about; strings cannot be kept in it."""
+    judged = {item.output for item in judgements}
+    for spec in manifest.outputs:
+        if spec.dtype != "string" and spec.name not in judged:
+            return f"the evidence says nothing of output '{spec.name}'"
+    return "" if judgements else "the evidence is empty"
+
+
+def check_artifact(folder: Path, manifest: Manifest) -> Path:
+    """Path of the artifact, after comparing it with its manifest.
+
+    Raises:
+        RepositoryError: The file is missing or not the one that was proved.
+    """
+    path = folder / manifest.artifact.file
+    check_sha256(path, manifest.artifact.sha256)
+    return path
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Compare a file with the digest that its manifest gives.
+
+    Raises:
+        RepositoryError: The file is missing, cannot be read, or has another digest.
+    """
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RepositoryError(f"{path} cannot be read: {error.strerror or error}") from error
+    if found != expected:
+        raise RepositoryError(
+            f"{path} has sha256 {found[:12]}…, its manifest says {expected[:12]}…; "
+            "the file was changed after the proof, export the model again"
+        )
