@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from runtime.draws import Draw
 from runtime.errors import RepositoryError
 from runtime.manifest import Judgement
 from runtime.proof import ErrorPool, Scale, judge
@@ -33,50 +34,39 @@ Infer = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 @dataclass(frozen=True)
 class Drawn:
-    """An input kept as what it was drawn with.
+    """An input kept as what it was drawn with; the checksum is of its bytes."""
 
-    ``numpy.random.RandomState(seed).standard_normal`` is frozen by NumPy's compatibility
-    policy; the checksum catches it should it ever move.
-    """
-
-    seed: int
-    shape: tuple[int, ...]
-    scale: float
+    draw: Draw
     crc32: int
 
     def array(self) -> Array:
         """Draw it again.
 
         Raises:
-            RepositoryError: What was drawn is not what was drawn before.
+            RepositoryError: What is drawn is not what was drawn before.
         """
-        array = draw_normal(self.seed, self.shape, self.scale)
+        array = self.draw.array()
         if zlib.crc32(array.tobytes()) != self.crc32:
             raise RepositoryError(
-                f"the generator of seed {self.seed} gives other numbers here than where the "
-                "evidence was made; export the model again"
+                f"seed {self.draw.seed} draws other numbers here than where the evidence "
+                "was made; export the model again"
             )
         return array
 
 
-def draw_normal(seed: int, shape: Sequence[int], scale: float = 1.0) -> Array:
-    """Standard normal float32 of a shape, times ``scale``, the same on every machine."""
-    numbers = np.random.RandomState(seed).standard_normal(tuple(shape))
-    return np.asarray(numbers * scale, dtype=np.float32)
-
-
-def drawn_normal(seed: int, shape: Sequence[int], scale: float = 1.0) -> Drawn:
-    """The record of what ``draw_normal`` gives."""
-    array = draw_normal(seed, shape, scale)
-    return Drawn(seed, tuple(int(size) for size in shape), scale, zlib.crc32(array.tobytes()))
+def drawn_from_draw(draw: Draw) -> Drawn:
+    """The record of a draw, with its checksum."""
+    return Drawn(draw, zlib.crc32(draw.array().tobytes()))
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A truth: whole, or the values at positions that the seed gives again.
+    """A truth: whole, or some values of each sample at positions that a seed gives again.
 
-    ``values`` has the truth's own shape, or one row of values for each of
-    ``shape[0]`` samples where ``positions_seed`` is set.
+    Attributes:
+        values: The truth of ``shape``, or ``[samples, count]`` of its values.
+        shape: The whole truth's shape.
+        positions_seed: Set where only some values are kept.
     """
 
     values: Array
@@ -85,11 +75,16 @@ class Kept:
 
     def of(self, array: Array) -> Array:
         """The part of an answer that is kept here, to compare with ``values``."""
-        if self.positions_seed is None or array.shape[1:] != self.shape[1:]:
+        if self.positions_seed is None or array.shape != self.shape:
             return array
-        width = int(np.prod(self.shape[1:], dtype=np.int64))
-        positions = sampled_positions(self.positions_seed, width, self.values.shape[1])
-        return array.reshape(len(array), width)[:, positions]
+        samples, count = self.values.shape
+        flat = array.reshape(samples, -1)
+        return flat[:, sampled_positions(self.positions_seed, flat.shape[1], count)]
+
+    def rows(self, part: slice) -> Kept:
+        """The same of some samples of a batch."""
+        shape = (part.stop - part.start, *self.shape[1:])
+        return Kept(self.values[part], shape, self.positions_seed)
 
 
 def sampled_positions(seed: int, width: int, count: int) -> Array:
@@ -97,12 +92,11 @@ def sampled_positions(seed: int, width: int, count: int) -> Array:
     return np.sort(np.random.RandomState(seed).randint(0, width, size=count))
 
 
-def kept_sample(truth: Array, seed: int, count: int) -> Kept:
-    """Keep ``count`` values of each sample of a large truth ``[samples, ...]``."""
-    width = int(np.prod(truth.shape[1:], dtype=np.int64))
-    positions = sampled_positions(seed, width, count)
-    values = truth.reshape(len(truth), width)[:, positions]
-    return Kept(np.ascontiguousarray(values), truth.shape, seed)
+def kept_sample(truth: Array, samples: int, seed: int, count: int) -> Kept:
+    """Keep ``count`` values of each of ``samples`` samples of a large truth."""
+    flat = truth.reshape(samples, -1)
+    positions = sampled_positions(seed, flat.shape[1], count)
+    return Kept(np.ascontiguousarray(flat[:, positions]), truth.shape, seed)
 
 
 @dataclass(frozen=True)
@@ -126,7 +120,8 @@ class Case:
     def rows(self) -> int:
         """Size of the first axis of the first input."""
         first = next(iter(self.inputs.values()))
-        return first.shape[0] if first.shape else 1
+        shape = first.draw.shape if isinstance(first, Drawn) else first.shape
+        return shape[0] if shape else 1
 
 
 @dataclass(frozen=True)
@@ -209,7 +204,9 @@ def _case_from_json(item: dict[str, Any], tensors: dict[str, Array]) -> Case:
     inputs = {
         name: tensors[value]
         if isinstance(value, str)
-        else Drawn(value["seed"], tuple(value["shape"]), value["scale"], value["crc32"])
+        else Drawn(
+            Draw(**{**value["draw"], "shape": tuple(value["draw"]["shape"])}), value["crc32"]
+        )
         for name, value in item["inputs"].items()
     }
     truth = {
@@ -218,6 +215,11 @@ def _case_from_json(item: dict[str, Any], tensors: dict[str, Array]) -> Case:
     }
     stable = None if item["stable"] is None else tuple(item["stable"])
     return Case(item["kind"], bool(item["extreme"]), inputs, truth, stable)
+
+
+def _drawn(record: dict[str, Any]) -> Drawn:
+    draw = {**record["draw"], "shape": tuple(record["draw"]["shape"])}
+    return Drawn(Draw(**draw), record["crc32"])
 
 
 def replay(golden: Golden, infer: Infer, *, max_batch_size: int = 0) -> tuple[Judgement, ...]:
@@ -262,14 +264,7 @@ def _calls(
         return
     for part in _slices(rows, REPLAY_SIZES, limit or rows):
         inputs = {name: array[part] for name, array in arrays.items()}
-        wanted = {
-            name: Kept(
-                kept.values[part],
-                (part.stop - part.start, *kept.shape[1:]),
-                kept.positions_seed,
-            )
-            for name, kept in case.truth.items()
-        }
+        wanted = {name: kept.rows(part) for name, kept in case.truth.items()}
         yield inputs, wanted
 
 
