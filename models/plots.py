@@ -1,0 +1,65 @@
+"""Two pictures of a training run: its curves, and five answers beside the truth."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from models.data import IntArray, UInt8Array
+from models.files import write_atomically
+from models.run import EpochRecord
+
+
+def save_curves(records: Sequence[EpochRecord], scored_on: str, path: Path) -> None:
+    """Write loss and accuracy per epoch as a PNG.
+
+    Args:
+        records: One per epoch.
+        scored_on: The images of loss and accuracy (``test``).
+        path: The file to write.
+    """
+    epochs = [record.epoch for record in records]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, accuracies = figure.subplots(1, 2)
+    losses.plot(epochs, [record.train_loss for record in records], marker=".", label="training")
+    losses.plot(epochs, [record.loss for record in records], marker=".", label=scored_on)
+    losses.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
+    losses.legend()
+    percent = [100 * record.accuracy for record in records]
+    accuracies.plot(epochs, percent, marker=".", color="tab:orange", label=scored_on)
+    accuracies.set(title="Accuracy", xlabel="epoch", ylabel="% right")
+    accuracies.legend(loc="lower right")
+    for axes in (losses, accuracies):
+        axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _write_png(figure, path)
+
+
+def save_predictions(images: UInt8Array, predicted: IntArray, labels: IntArray, path: Path) -> None:
+    """Write images in a row, each titled with prediction and truth, as a PNG.
+
+    Args:
+        images: ``[n, height, width]``.
+        predicted: ``[n]``.
+        labels: ``[n]``.
+        path: The file to write.
+    """
+    figure = Figure(figsize=(2 * len(images), 2.4), layout="constrained")
+    row = figure.subplots(1, len(images), squeeze=False)[0]
+    for axes, image, answer, truth in zip(row, images, predicted, labels, strict=True):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(
+            f"Pred: {answer} / True: {truth}", color="black" if answer == truth else "tab:red"
+        )
+        axes.set_axis_off()
+    _write_png(figure, path)
+
+
+def _write_png(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,255 @@
+"""Train a built-in model: epochs, the best checkpoint kept, resume to the bit, pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.augment import augment
+from models.checkpoint import Card, save_checkpoint
+from models.data import DataSet, IntArray, Split, load_dataset, normalised, resized
+from models.errors import TrainingProblem
+from models.plots import save_curves, save_predictions
+from models.recipes import Recipe
+from models.registry import ModelEntry, entry
+from models.run import EpochRecord, Job, Run, check_same_run, read_state, refuse_to_overwrite
+from models.seeding import choose_device, describe_device, seed_everything
+
+OnGraph: TypeAlias = Callable[[Tensor, nn.Module, int, int], None]
+"""Called with logits, module, epoch and batch (from 1) on the first batch of each epoch."""
+
+PICTURED = 5
+
+
+class Watch(Protocol):
+    """Who looks on while a run goes; may raise to stop it."""
+
+    def note(self, text: str) -> None:
+        """One line about what is done."""
+
+    def batch(self, epoch: int, batch: int, batches: int, loss: float | None) -> None:
+        """A batch is done; its loss comes every ``Recipe.log_every`` batches."""
+
+    def epoch(self, record: EpochRecord, recipe: Recipe) -> None:
+        """An epoch is done and saved."""
+
+
+class Silence:
+    """A watch that does nothing."""
+
+    def note(self, text: str) -> None:
+        """Ignore the line."""
+
+    def batch(self, epoch: int, batch: int, batches: int, loss: float | None) -> None:
+        """Ignore the batch."""
+
+    def epoch(self, record: EpochRecord, recipe: Recipe) -> None:
+        """Ignore the epoch."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished run left in its folder."""
+
+    card: Card
+    weights: Path
+    curves: Path
+    predictions: Path
+    records: tuple[EpochRecord, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images ready for a device.
+
+    Attributes:
+        pixels: uint8 ``[n, 1, 32, 32]``.
+        labels: int64 ``[n]``.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a module answers a part; ``predicted`` is ``[n]``."""
+
+    loss: float
+    accuracy: float
+    predicted: IntArray
+
+
+def train(job: Job, watch: Watch | None = None, on_graph: OnGraph | None = None) -> Trained:
+    """Train one model, or go on with a run that was interrupted.
+
+    Every finished epoch is on the disk; whatever ends the run, ``KeyboardInterrupt``
+    included, costs at most the epoch that was under way.
+
+    Raises:
+        ModelsError: The job cannot be begun or gone on with, or the loss is not finite.
+    """
+    watch = watch or Silence()
+    model = entry(job.model)
+    if not job.resume:
+        refuse_to_overwrite(job.output)
+    device = choose_device(job.device)
+    watch.note(f"device: {describe_device(device)}")
+    data = load_dataset(job.dataset, job.data, watch.note)
+    fit, held_out = _divide(data.train, job.recipe.held_out)
+    learned = _part(fit, device)
+    scored = _part(held_out if job.recipe.held_out else data.test, device)
+    identity = job.identity(data.sha256)
+    run = _open_run(job, model, identity, len(learned), device)
+    while run.epoch < job.recipe.epochs:
+        train_loss = _train_epoch(run, learned, watch, on_graph)
+        score = evaluate(run.module, scored, job.recipe.test_batch_size)
+        if run.finish_epoch(EpochRecord(run.epoch + 1, train_loss, score.loss, score.accuracy)):
+            _save_best(job, model, run, data, {job.recipe.chosen_on: score.accuracy})
+        run.save(job.output, identity)
+        watch.epoch(run.records[-1], job.recipe)
+    return _finish(job, model, run, data)
+
+
+def evaluate(module: nn.Module, part: Part, batch_size: int) -> Score:
+    """Answer a whole part in evaluation mode and compare with its labels."""
+    module.eval()
+    total, answers = 0.0, []
+    with torch.inference_mode():
+        for start in range(0, len(part), batch_size):
+            here = slice(start, start + batch_size)
+            logits = module(normalised(part.pixels[here].float().div(255)))
+            total += functional.cross_entropy(logits, part.labels[here], reduction="sum").item()
+            answers.append(logits.argmax(1))
+    predicted = torch.cat(answers)
+    right = int((predicted == part.labels).sum())
+    return Score(total / len(part), right / len(part), predicted.cpu().numpy())
+
+
+def _divide(every: Split, share: float) -> tuple[Split, Split]:
+    kept = len(every) - round(len(every) * share)
+    return every[:kept], every[kept:]
+
+
+def _part(split: Split, device: torch.device) -> Part:
+    labels = torch.from_numpy(split.labels)
+    return Part(resized(split.images).to(device), labels.to(device))
+
+
+def _open_run(
+    job: Job, model: ModelEntry, identity: dict[str, object], images: int, device: torch.device
+) -> Run:
+    seed_everything(job.seed)
+    batches = math.ceil(images / job.recipe.batch_size)
+    run = Run(model.build(), job.recipe, seed=job.seed, batches=batches, device=device)
+    if job.resume:
+        state = read_state(job.output)
+        check_same_run(state, identity, job.output)
+        run.restore(state)
+    return run
+
+
+def _train_epoch(run: Run, part: Part, watch: Watch, on_graph: OnGraph | None) -> float:
+    """One pass over a part in an order by chance; gives the mean loss over its images."""
+    recipe, epoch = run.recipe, run.epoch + 1
+    run.module.train()
+    order = torch.randperm(len(part), generator=run.chance)
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    for batch, chosen in enumerate(torch.split(order, recipe.batch_size), start=1):
+        logits, loss = _forward(run, part, chosen.to(run.device))
+        if on_graph is not None and batch == 1:
+            on_graph(logits, run.module, epoch, batch)
+        run.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        run.optimizer.step()
+        if run.schedule is not None:
+            run.schedule.step()
+        total += loss.detach() * len(chosen)
+        shown = loss.item() if batch % recipe.log_every == 0 else None
+        watch.batch(epoch, batch, run.batches, shown)
+    mean = total.item() / len(part)
+    if not math.isfinite(mean):
+        raise TrainingProblem(
+            f"the loss of epoch {epoch} is {mean}; lower the learning rate of recipe "
+            f"'{recipe.name}' ({recipe.learning_rate}) or use another recipe"
+        )
+    return mean
+
+
+def _forward(run: Run, part: Part, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and loss of the chosen images, changed as the recipe says."""
+    scaled = part.pixels[chosen].float().div(255)
+    if run.recipe.augmentation is not None:
+        scaled = augment(scaled, run.recipe.augmentation, run.chance)
+    logits = run.module(normalised(scaled))
+    smoothing = run.recipe.label_smoothing
+    return logits, functional.cross_entropy(logits, part.labels[chosen], label_smoothing=smoothing)
+
+
+def _save_best(
+    job: Job, model: ModelEntry, run: Run, data: DataSet, accuracy: dict[str, float]
+) -> Card:
+    """Write the best weights so far and their card."""
+    recipe = job.recipe
+    held_out = round(len(data.train) * recipe.held_out)
+    usual_epochs = model.recipes[recipe.name].epochs
+    card = Card(
+        model=model.name,
+        parameters=sum(parameter.numel() for parameter in run.module.parameters()),
+        sha256="",
+        data={
+            "name": data.name,
+            "training_images": len(data.train) - held_out,
+            "validation_images": held_out,
+            "test_images": len(data.test),
+            "sha256": data.sha256,
+        },
+        recipe=dataclasses.asdict(recipe),
+        seed=job.seed,
+        command=job.command(epochs_of_recipe=usual_epochs),
+        epoch=run.best_epoch,
+        chosen_by=_how_chosen(recipe),
+        accuracy=accuracy,
+        made_with={"torch": torch.__version__, "device": describe_device(run.device)},
+    )
+    return save_checkpoint(run.best_weights, _weights_path(job), card)
+
+
+def _how_chosen(recipe: Recipe) -> str:
+    if recipe.held_out:
+        return (
+            "highest accuracy on validation images held out from the training images; "
+            "the test images had no part in it"
+        )
+    return "highest accuracy on the test images, so its test accuracy is a little flattering"
+
+
+def _weights_path(job: Job) -> Path:
+    return job.output / f"{job.model}.safetensors"
+
+
+def _finish(job: Job, model: ModelEntry, run: Run, data: DataSet) -> Trained:
+    """Measure the best weights on the test images; write the card and the pictures."""
+    run.module.load_state_dict(run.best_weights)
+    test = evaluate(run.module, _part(data.test, run.device), job.recipe.test_batch_size)
+    accuracy: dict[str, float] = {
+        job.recipe.chosen_on: run.best.accuracy,
+        "test": test.accuracy,
+    }
+    curves, predictions = job.output / "curves.png", job.output / "predictions.png"
+    save_curves(run.records, job.recipe.chosen_on, curves)
+    shown = data.test[:PICTURED]
+    save_predictions(shown.images, test.predicted[:PICTURED], shown.labels, predictions)
+    card = _save_best(job, model, run, data, accuracy)
+    return Trained(card, _weights_path(job), curves, predictions, tuple(run.records))
