@@ -1,0 +1,1 @@
+"""Commands of the program that need no torch: one command a file."""
