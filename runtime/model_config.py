@@ -110,7 +110,7 @@ def config_from_text(text: str, where: str = CONFIG_FILE) -> ModelConfig:
         return text_format.Parse(text, ModelConfig())
     except text_format.ParseError as error:
         line, column = error.GetLine(), error.GetColumn()
-        reason = " ".join(str(error).removeprefix(f"{line}:{column} : ").split())
+        reason = " ".join(str(error).removeprefix(f"{line}:{column} : ").split()).rstrip(".")
         raise RepositoryError(
             f"{where}, line {line}, column {column}: {reason}; correct it there"
         ) from error
