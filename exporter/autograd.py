@@ -1,0 +1,71 @@
+"""A picture of the autograd graph behind an output, drawn by torchviz and Graphviz."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from runtime.errors import BackendUnavailable, ExportError, InvalidInput
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def require_graphviz() -> None:
+    """Make sure that pictures can be drawn.
+
+    Raises:
+        BackendUnavailable: Graphviz' program ``dot`` is not on the path.
+    """
+    if shutil.which("dot") is None:
+        raise BackendUnavailable(
+            "Graphviz is missing: the program 'dot', which draws the autograd graph, is not on "
+            "the path; apt-get install graphviz"
+        )
+
+
+def save_autograd_graph(
+    output: Tensor, params: Mapping[str, Tensor], path_without_suffix: Path, fmt: str = "png"
+) -> Path:
+    """Draw which operations and parameters an output came from.
+
+    Args:
+        output: With its autograd graph, so from a forward pass outside ``no_grad``.
+        params: The names to write at the leaves (``dict(module.named_parameters())``).
+        path_without_suffix: Where the picture goes; the format is its suffix.
+        fmt: One of ``FORMATS``.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        BackendUnavailable: Graphviz is not installed.
+        InvalidInput: The format is not known, or the output has no graph.
+        ExportError: Graphviz could not draw it, or the file cannot be written.
+    """
+    if fmt not in FORMATS:
+        raise InvalidInput(f"the format '{fmt}' is not known; use one of {', '.join(FORMATS)}")
+    if output.grad_fn is None:
+        raise InvalidInput(
+            "the output has no autograd graph; run the module outside no_grad, with parameters "
+            "that require a gradient"
+        )
+    require_graphviz()
+    path = Path(f"{path_without_suffix}.{fmt}")
+    with warnings.catch_warnings():
+        # torchviz still compares versions with distutils.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from torchviz import make_dot
+
+        drawing = make_dot(output, params=dict(params))
+    try:
+        picture = drawing.pipe(format=fmt, quiet=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise ExportError(f"the autograd graph cannot be drawn to '{path}': {error}") from error
+    return path
