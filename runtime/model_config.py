@@ -92,7 +92,7 @@ def config_from_facts(facts: ModelFacts) -> ModelConfig:
 
 def config_to_text(config: ModelConfig) -> str:
     """The text form; the same for equal messages, fields in the order of their numbers."""
-    return text_format.MessageToString(config, as_utf8=True, use_short_repeated_primitives=True)
+    return text_format.MessageToString(config, use_short_repeated_primitives=True)
 
 
 def config_from_text(text: str, where: str = CONFIG_FILE) -> ModelConfig:

@@ -71,6 +71,12 @@ def test_the_data_types_are_those_of_the_message_but_for_bfloat16() -> None:
     assert set(BY_CONFIG) <= set(DataType.keys())
 
 
+@pytest.mark.parametrize(("max_batch_size", "joins"), [(0, False), (1, False), (2, True)])
+def test_triton_is_told_to_join_requests_where_two_fit(max_batch_size: int, joins: bool) -> None:
+    config = config_from_facts(dataclasses.replace(LENET5, max_batch_size=max_batch_size))
+    assert config.HasField("dynamic_batching") is joins
+
+
 def test_a_free_axis_is_minus_one() -> None:
     config = config_from_facts(
         facts(max_batch_size=8, inputs=["x:int64[batch,time,4]"], outputs=["y:bool[batch,time]"])
@@ -85,7 +91,6 @@ def test_without_joining_the_batch_axis_is_in_the_dims() -> None:
     )
     assert list(config.input[0].dims) == [-1, 4]
     assert list(config.output[0].dims) == [4]
-    assert not config.HasField("dynamic_batching")
 
 
 @pytest.mark.parametrize(("max_batch_size", "shape"), [(0, ""), (4, "batch")])
