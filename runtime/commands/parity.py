@@ -1,0 +1,121 @@
+"""``twinport parity``: run the proof of a version again, here and without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from runtime.backends.base import BackendOptions
+from runtime.backends.factory import open_backend
+from runtime.errors import NotFound, ProofFailed, RepositoryError
+from runtime.layout import CONFIG_FILE, FAILED_FOLDER, version_numbers
+from runtime.manifest import FILE_NAME, Manifest, read_manifest
+from runtime.model_config import read_config
+from runtime.replay import Replayed, check_artifact, replay_version
+from runtime.tables import console, judgement_table
+
+_BACKENDS = {"onnx": "onnxruntime"}
+"""What runs a format where no ``config.pbtxt`` says so."""
+
+
+@click.command()
+@click.argument("model", metavar="REPOSITORY/NAME", type=click.Path(path_type=Path))
+@click.option("--version", type=click.IntRange(min=1), help="The highest where none is given.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def parity(model: Path, version: int | None, device: str, as_json: bool) -> None:
+    """Run the proof of a version again, on this machine and without torch.
+
+    The evidence in the version's folder holds inputs, the float64 truth and the size of
+    PyTorch's own float32 error. Exits 0 where the artifact passes on this backend and
+    device, 1 where it does not. Versions under failed/ can be looked at too.
+    """
+    folder = find_version(model, version)
+    manifest = read_manifest(folder / FILE_NAME)
+    replayed = replay_here(folder, manifest, BackendOptions(device=device))
+    if as_json:
+        click.echo(json.dumps(_record(manifest, folder, replayed), indent=2))
+    else:
+        _show(manifest, folder, replayed)
+    if replayed.verdict != "passed":
+        raise ProofFailed(f"{manifest.name} version {manifest.version}: {replayed.reason}")
+
+
+def find_version(model: Path, version: int | None) -> Path:
+    """The folder of a version, of those that failed too.
+
+    Args:
+        model: ``REPOSITORY/NAME``.
+        version: Its number; the highest sound one where none is given, and the highest
+            failed one where there is no other.
+
+    Raises:
+        NotFound: No such folder or version; the text names those that are there.
+    """
+    if not model.is_dir():
+        raise NotFound(f"there is no folder {model}; give REPOSITORY/NAME")
+    folders = {number: model / FAILED_FOLDER / str(number) for number in
+               version_numbers(model / FAILED_FOLDER)}  # fmt: skip
+    sound = {number: model / str(number) for number in version_numbers(model)}
+    folders.update(sound)
+    if not folders:
+        raise NotFound(f"{model} has no version; give REPOSITORY/NAME, or export one there")
+    number = version or max(sound or folders)
+    if number not in folders:
+        there = ", ".join(str(item) for item in sorted(folders))
+        raise NotFound(f"{model} has no version {number}; there are {there}")
+    return folders[number]
+
+
+def replay_here(folder: Path, manifest: Manifest, options: BackendOptions) -> Replayed:
+    """Check the files of a version, load its artifact and run its evidence.
+
+    Raises:
+        RepositoryError: Files are missing, changed, or cannot be loaded.
+        BackendUnavailable: The library or the device is not here.
+    """
+    artifact = check_artifact(folder, manifest)
+    with closing(open_backend(_backend_name(folder, manifest), artifact, options)) as backend:
+        return replay_version(folder, manifest, backend)
+
+
+def _backend_name(folder: Path, manifest: Manifest) -> str:
+    """What ``config.pbtxt`` says; a failed version may have come without one."""
+    model = folder.parent.parent if folder.parent.name == FAILED_FOLDER else folder.parent
+    path = model / CONFIG_FILE
+    config = read_config(path) if path.exists() else None
+    name = (config.backend or config.platform) if config else ""
+    name = name or _BACKENDS.get(manifest.artifact.format, "")
+    if not name:
+        raise RepositoryError(
+            f"{path} names no backend and the artifact's format "
+            f"'{manifest.artifact.format}' is not known; add backend: to it"
+        )
+    return name
+
+
+def _show(manifest: Manifest, folder: Path, replayed: Replayed) -> None:
+    identity = replayed.identity
+    out = console()
+    out.print(f"{manifest.name} version {manifest.version}  {folder}", markup=False)
+    out.print(f"{identity.library}, {identity.provider}, {identity.device}", markup=False)
+    if replayed.judgements:
+        out.print(judgement_table(replayed.judgements))
+    if replayed.verdict == "passed":
+        out.print("passed: the artifact is the same model here")
+
+
+def _record(manifest: Manifest, folder: Path, replayed: Replayed) -> dict[str, object]:
+    return {
+        "model": manifest.name,
+        "version": manifest.version,
+        "folder": str(folder),
+        "verdict": replayed.verdict,
+        "reason": replayed.reason,
+        "ran_on": dataclasses.asdict(replayed.identity),
+        "judgements": [dataclasses.asdict(item) for item in replayed.judgements],
+    }
