@@ -1,0 +1,206 @@
+"""A small repository with models whose answers NumPy knows, for every test that serves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from runtime.golden import FILE_NAME as GOLDEN_FILE
+from runtime.golden import Case, Golden, Kept, golden_to_bytes
+from runtime.layout import CONFIG_FILE
+from runtime.manifest import FILE_NAME as MANIFEST_FILE
+from runtime.manifest import Artifact, Evidence, Manifest, Source, manifest_to_text
+from runtime.model_config import ModelFacts, config_to_write
+from runtime.proof import ErrorPool
+from runtime.tensors import TensorSpec
+
+WEIGHT = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
+TURN = np.linalg.qr(np.random.RandomState(0).standard_normal((256, 256)))[0].astype(np.float32)
+TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "string": TensorProto.STRING}
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A model that a test can serve: its graph, and the same in NumPy."""
+
+    nodes: list[Any]
+    weights: dict[str, Any]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    samples: dict[str, Any]
+    compute: Callable[[dict[str, Any]], dict[str, Any]] | None
+    """Answers in the type of the inputs; none where there can be no evidence."""
+    on_request: tuple[str, ...] = ()
+    ranges: tuple[tuple[str, tuple[int, int]], ...] = ()
+
+
+def _rows(count: int, width: int) -> Any:
+    return np.random.RandomState(1).standard_normal((count, width)).astype(np.float32)
+
+
+def linear_toy() -> Toy:
+    """``y = x @ WEIGHT``, batches up to 8; the sum of each row only on request."""
+    spec = TensorSpec("x", "float32", ("batch", 4))
+    outputs = TensorSpec("y", "float32", ("batch", 3)), TensorSpec("total", "float32", ("batch",))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("ReduceSum", ["y", "axis"], ["total"], keepdims=0),
+    ]
+
+    def compute(arrays: dict[str, Any]) -> dict[str, Any]:
+        y = arrays["x"] @ WEIGHT.astype(arrays["x"].dtype)
+        return {"y": y, "total": y.sum(1)}
+
+    weights = {"w": WEIGHT, "axis": np.array([1])}
+    return Toy(nodes, weights, (spec,), outputs, 8, {"x": _rows(16, 4)}, compute, ("total",))
+
+
+def strings_toy() -> Toy:
+    """Gives text back as it came; text cannot be kept as evidence."""
+    nodes = [helper.make_node("Identity", ["text"], ["same"])]
+    spec, same = (TensorSpec(name, "string", ("n",)) for name in ("text", "same"))
+    return Toy(nodes, {}, (spec,), (same,), 0, {}, None)
+
+
+def slow_toy() -> Toy:
+    """``x @ TURN ** times``: runs as long as the request says, about 0.1 ms a time."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_in"], ["go_out"]),
+            helper.make_node("MatMul", ["state", "turn"], ["turned"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [None, 256]),
+        ],
+        [
+            helper.make_tensor_value_info("go_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("turned", TensorProto.FLOAT, [None, 256]),
+        ],
+    )
+    nodes = [helper.make_node("Loop", ["times", "", "x"], ["y"], body=body)]
+    spec = TensorSpec("x", "float32", ("rows", 256)), TensorSpec("times", "int64", ())
+
+    def compute(arrays: dict[str, Any]) -> dict[str, Any]:
+        turn = TURN.astype(arrays["x"].dtype)
+        return {"y": arrays["x"] @ np.linalg.matrix_power(turn, int(arrays["times"]))}
+
+    samples = {"x": _rows(128, 256), "times": np.array(2)}
+    output = TensorSpec("y", "float32", ("rows", 256))
+    ranges = (("rows", (1, 512)),)
+    return Toy(nodes, {"turn": TURN}, spec, (output,), 0, samples, compute, (), ranges)
+
+
+TOYS = {"linear": linear_toy, "strings": strings_toy, "slow": slow_toy}
+
+
+def _value_info(spec: TensorSpec) -> Any:
+    return helper.make_tensor_value_info(spec.name, TYPES[spec.dtype], list(spec.shape))
+
+
+def _onnx_bytes(toy: Toy, name: str) -> bytes:
+    graph = helper.make_graph(
+        toy.nodes,
+        name,
+        [_value_info(spec) for spec in toy.inputs],
+        [_value_info(spec) for spec in toy.outputs],
+        [numpy_helper.from_array(value, key) for key, value in toy.weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def _golden(toy: Toy) -> Golden:
+    """Truth in float64, the yardstick in float32; both by NumPy."""
+    assert toy.compute is not None
+    wide = {k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in toy.samples.items()}
+    truths, narrow = toy.compute(wide), toy.compute(toy.samples)
+    scales = {}
+    for name, truth in truths.items():
+        pool = ErrorPool(rows=toy.max_batch_size > 0)
+        pool.add(narrow[name], truth, narrow[name])
+        scales[name, "random"] = pool.scale()
+    kept = {name: Kept(truth, truth.shape) for name, truth in truths.items()}
+    case = Case("random", False, toy.samples, kept)
+    return Golden(toy.max_batch_size > 0, (case,), scales)
+
+
+def write_toy(
+    repository: Path,
+    kind: str = "linear",
+    *,
+    name: str | None = None,
+    version: int = 1,
+    manifest: bool = True,
+    **changes: Any,
+) -> Path:
+    """Write one version as an export would; returns its folder.
+
+    Args:
+        repository: Where to; the model's folder is made.
+        kind: One of ``TOYS``.
+        name: The model's name; that of the kind where none is given.
+        version: Its number.
+        manifest: Whether manifest and evidence are written; else only the graph is.
+        changes: Fields of ``Toy`` to replace; those of the graph make the proof fail.
+    """
+    toy, label = TOYS[kind](), name or kind
+    folder = repository / label / str(version)
+    folder.mkdir(parents=True)
+    data = _onnx_bytes(replace(toy, **changes), label)
+    (folder / "model.onnx").write_bytes(data)
+    if not manifest:
+        return folder
+    facts = ModelFacts(
+        label, "onnxruntime", "model.onnx", toy.max_batch_size, toy.inputs, toy.outputs
+    )
+    text = config_to_write(repository / label / CONFIG_FILE, facts)
+    if text is not None:
+        (repository / label / CONFIG_FILE).write_text(text)
+    evidence = None
+    if toy.compute is not None:
+        golden = golden_to_bytes(_golden(toy))
+        (folder / GOLDEN_FILE).write_bytes(golden)
+        evidence = Evidence(GOLDEN_FILE, hashlib.sha256(golden).hexdigest(), 16)
+    record = Manifest(
+        name=label, version=version, created="2025-01-01T00:00:00Z",
+        source=Source("toys:make", "Toy", 12),
+        artifact=Artifact("model.onnx", hashlib.sha256(data).hexdigest(), "onnx", "fp32", 18),
+        inputs=toy.inputs, outputs=toy.outputs, ranges=dict(toy.ranges),
+        max_batch_size=toy.max_batch_size, module_map={}, proofs=(), evidence=evidence,
+        on_request=toy.on_request,
+    )  # fmt: skip
+    (folder / MANIFEST_FILE).write_text(manifest_to_text(record))
+    return folder
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """An empty model repository."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(name="write_toy")
+def write_toy_fixture(repository: Path) -> Callable[..., Path]:
+    """``write_toy`` into the test's repository."""
+    return lambda *args, **kwargs: write_toy(repository, *args, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def toys() -> dict[str, Toy]:
+    """The models by kind, to compute what a server should answer."""
+    return {kind: make() for kind, make in TOYS.items()}
