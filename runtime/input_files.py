@@ -71,10 +71,10 @@ def _from_picture(path: Path, model: ServedModel, invert: bool) -> dict[str, Arr
 
 def _from_numpy(path: Path, model: ServedModel) -> dict[str, Array]:
     try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {_only_input(path, model).name: loaded}
-        with loaded:
+        with path.open("rb") as file:  # NumPy leaves a file open that is no archive
+            loaded: Any = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {_only_input(path, model).name: loaded}
             return {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
         raise InvalidInput(f"{path} cannot be read as NumPy's {path.suffix}: {error}") from error
