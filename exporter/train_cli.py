@@ -132,12 +132,13 @@ def _drawing(folder: Path, job: Job, view: TrainView) -> OnGraph:
 
 def _how_to_go_on(model: str, output: Path, data: Path | None) -> str:
     try:
-        epochs = len(read_state(output)["records"])
+        state = read_state(output)
     except ModelsError:
         return "no epoch was finished, so there is nothing to resume"
     words = ["twinport", "train", model, "--resume", "--output", str(output)]
     words += ["--data", str(data)] if data is not None else []
-    return f"{epochs} epochs are kept; go on with: {shlex.join(words)}"
+    kept = f"{len(state['records'])} of {state['identity']['recipe epochs']} epochs"
+    return f"{kept} are kept; go on with: {shlex.join(words)}"
 
 
 def _show(trained: Trained) -> None:

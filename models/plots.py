@@ -14,13 +14,12 @@ from models.files import write_atomically
 from models.run import EpochRecord
 
 
-def save_curves(records: Sequence[EpochRecord], scored_on: str, path: Path) -> None:
-    """Write loss and accuracy per epoch as a PNG.
+def curves_figure(records: Sequence[EpochRecord], scored_on: str) -> Figure:
+    """Draw loss and accuracy per epoch.
 
     Args:
         records: One per epoch.
         scored_on: The images of loss and accuracy (``test``).
-        path: The file to write.
     """
     epochs = [record.epoch for record in records]
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -36,17 +35,16 @@ def save_curves(records: Sequence[EpochRecord], scored_on: str, path: Path) -> N
     for axes in (losses, accuracies):
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _write_png(figure, path)
+    return figure
 
 
-def save_predictions(images: UInt8Array, predicted: IntArray, labels: IntArray, path: Path) -> None:
-    """Write images in a row, each titled with prediction and truth, as a PNG.
+def predictions_figure(images: UInt8Array, predicted: IntArray, labels: IntArray) -> Figure:
+    """Draw images in a row, each titled with prediction and truth; a wrong one in red.
 
     Args:
         images: ``[n, height, width]``.
         predicted: ``[n]``.
         labels: ``[n]``.
-        path: The file to write.
     """
     figure = Figure(figsize=(2 * len(images), 2.4), layout="constrained")
     row = figure.subplots(1, len(images), squeeze=False)[0]
@@ -56,10 +54,11 @@ def save_predictions(images: UInt8Array, predicted: IntArray, labels: IntArray, 
             f"Pred: {answer} / True: {truth}", color="black" if answer == truth else "tab:red"
         )
         axes.set_axis_off()
-    _write_png(figure, path)
+    return figure
 
 
-def _write_png(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)
     write_atomically(path, content.getvalue())

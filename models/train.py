@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,42 +17,17 @@ from models.augment import augment
 from models.checkpoint import Card, save_checkpoint
 from models.data import DataSet, IntArray, Split, load_dataset, normalised, resized
 from models.errors import TrainingProblem
-from models.plots import save_curves, save_predictions
+from models.plots import curves_figure, predictions_figure, save_png
 from models.recipes import Recipe
 from models.registry import ModelEntry, entry
 from models.run import EpochRecord, Job, Run, check_same_run, read_state, refuse_to_overwrite
 from models.seeding import choose_device, describe_device, seed_everything
+from models.watch import Silence, Watch
 
 OnGraph: TypeAlias = Callable[[Tensor, nn.Module, int, int], None]
 """Called with logits, module, epoch and batch (from 1) on the first batch of each epoch."""
 
 PICTURED = 5
-
-
-class Watch(Protocol):
-    """Who looks on while a run goes; may raise to stop it."""
-
-    def note(self, text: str) -> None:
-        """One line about what is done."""
-
-    def batch(self, epoch: int, batch: int, batches: int, loss: float | None) -> None:
-        """A batch is done; its loss comes every ``Recipe.log_every`` batches."""
-
-    def epoch(self, record: EpochRecord, recipe: Recipe) -> None:
-        """An epoch is done and saved."""
-
-
-class Silence:
-    """A watch that does nothing."""
-
-    def note(self, text: str) -> None:
-        """Ignore the line."""
-
-    def batch(self, epoch: int, batch: int, batches: int, loss: float | None) -> None:
-        """Ignore the batch."""
-
-    def epoch(self, record: EpochRecord, recipe: Recipe) -> None:
-        """Ignore the epoch."""
 
 
 @dataclass(frozen=True)
@@ -248,8 +223,9 @@ def _finish(job: Job, model: ModelEntry, run: Run, data: DataSet) -> Trained:
         "test": test.accuracy,
     }
     curves, predictions = job.output / "curves.png", job.output / "predictions.png"
-    save_curves(run.records, job.recipe.chosen_on, curves)
+    save_png(curves_figure(run.records, job.recipe.chosen_on), curves)
     shown = data.test[:PICTURED]
-    save_predictions(shown.images, test.predicted[:PICTURED], shown.labels, predictions)
+    answered = predictions_figure(shown.images, test.predicted[:PICTURED], shown.labels)
+    save_png(answered, predictions)
     card = _save_best(job, model, run, data, accuracy)
     return Trained(card, _weights_path(job), curves, predictions, tuple(run.records))

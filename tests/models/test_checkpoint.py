@@ -1,0 +1,183 @@
+import dataclasses
+import hashlib
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from models.checkpoint import Card, card_path, load_checkpoint, read_card, save_checkpoint
+from models.data import find_mnist, load_mnist, prepare
+from models.errors import CheckpointProblem
+from models.files import sha256_of, write_atomically
+from models.lenet5 import LeNet5
+from models.registry import CHECKPOINTS
+
+CARD = Card(
+    model="small",
+    parameters=8,
+    sha256="",
+    data={"name": "digits"},
+    recipe={"name": "best"},
+    seed=0,
+    command="twinport train small",
+    epoch=1,
+    chosen_by="chance",
+    accuracy={"test": 0.5},
+    made_with={"torch": "2"},
+)
+
+
+def small():
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    module = small()
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(module.state_dict(), path, CARD)
+    return module, path
+
+
+def problem(module, path):
+    with pytest.raises(CheckpointProblem) as caught:
+        load_checkpoint(module, path)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(path) in text
+    return text
+
+
+def test_weights_and_card_come_back_as_they_were_saved(saved):
+    module, path = saved
+    loaded = small()
+    card = load_checkpoint(loaded, path)
+    assert card == dataclasses.replace(CARD, sha256=sha256_of(path))
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_weights_without_a_card_load(saved):
+    _, path = saved
+    card_path(path).unlink()
+    assert load_checkpoint(small(), path) is None
+
+
+def test_weights_that_are_not_those_of_the_card_are_refused(saved):
+    module, path = saved
+    weights = load_file(path)
+    weights["0.bias"] += 1
+    save_file(weights, path)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    assert "was changed" in problem(module, path)
+    assert all(torch.equal(before[name], t) for name, t in module.state_dict().items())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"model": "small"}', '{"other": 1}', "null"])
+def test_a_card_that_is_none_is_refused(saved, text):
+    _, path = saved
+    card_path(path).write_text(text)
+    with pytest.raises(CheckpointProblem, match=r"the card '.*small\.json' cannot be read"):
+        read_card(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda w: w.pop("0.bias"), "has no '0.bias'; it holds 6 tensors, the model has 7"),
+        (lambda w: w.update({"2.bias": torch.ones(1)}), "has an unexpected '2.bias'; it holds 8"),
+        (
+            lambda w: w.update({"0.bias": torch.ones(5)}),
+            "is float32 [5]; the model wants float32 [2]",
+        ),
+        (
+            lambda w: w.update({"0.bias": torch.ones(2).half()}),
+            "is float16 [2]; the model wants float32 [2]",
+        ),
+    ],
+    ids=["missing", "unexpected", "shape", "type"],
+)
+def test_another_models_weights_are_refused_by_the_first_that_is_wrong(saved, change, text):
+    module, path = saved
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+    card_path(path).unlink()
+    assert text in problem(module, path)
+
+
+def test_several_missing_tensors_are_counted(tmp_path):
+    path = tmp_path / "none.safetensors"
+    save_file({}, path)
+    assert "has no '0.weight' and 6 more" in problem(small(), path)
+
+
+def test_a_file_that_is_missing_or_not_safetensors_is_one_line(tmp_path):
+    assert "cannot be read: No such file" in problem(small(), tmp_path / "missing.safetensors")
+    assert "cannot be read: Is a directory" in problem(small(), tmp_path)
+    path = tmp_path / "pickle.safetensors"
+    torch.save(small().state_dict(), path)
+    assert "is not a safetensors file" in problem(small(), path)
+    path.write_bytes(b"")
+    assert "is not a safetensors file" in problem(small(), path)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(descriptor):
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_save_that_breaks_off_never_leaves_a_wrong_card(saved, monkeypatch):
+    _, path = saved
+    other = small().state_dict()
+
+    def broken(target, content):
+        if target.suffix == ".json":
+            raise KeyboardInterrupt
+        write_atomically(target, content)
+
+    monkeypatch.setattr("models.checkpoint.write_atomically", broken)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(other, path, CARD)
+    loaded = small()
+    assert load_checkpoint(loaded, path) is None
+    assert torch.equal(loaded.state_dict()["0.weight"], other["0.weight"])
+
+
+LENET5 = CHECKPOINTS / "lenet5.safetensors"
+
+
+def test_the_card_of_the_committed_checkpoint_is_that_of_its_file():
+    card = json.loads(card_path(LENET5).read_text())
+    assert card["sha256"] == hashlib.sha256(LENET5.read_bytes()).hexdigest()
+    assert card["parameters"] == 61_706
+    assert card["accuracy"]["test"] >= 0.995
+    assert card["data"]["name"] == "mnist"
+    assert card["data"]["test_images"] == 10_000
+    assert card["command"] == f"twinport train lenet5 --recipe best --seed {card['seed']}"
+
+
+@pytest.mark.mnist
+@pytest.mark.skipif("TWINPORT_DATA" not in os.environ, reason="TWINPORT_DATA names no MNIST")
+def test_the_committed_checkpoint_has_the_accuracy_that_its_card_states():
+    module = LeNet5().eval()
+    card = load_checkpoint(module, LENET5)
+    test = load_mnist(find_mnist(), train=False)
+    with torch.inference_mode():
+        predicted = module(prepare(test.images)).argmax(1).numpy()
+    right = int((predicted == test.labels).sum())
+    # A near tie may fall the other way in another build of torch.
+    assert abs(right - round(10_000 * card.accuracy["test"])) <= 2
+    assert right >= 9_950
