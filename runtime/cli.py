@@ -42,12 +42,18 @@ class Entry:
 
 COMMANDS = {
     "train": Entry("exporter.train_cli:train", "Train a built-in model and keep its best weights."),
-    "export": Entry("exporter.cli:export", "Export a PyTorch model, prove it, write a version."),
-    "inspect": Entry("exporter.cli:inspect", "Show what a model or an artifact is made of."),
+    "export": Entry(
+        "exporter.commands.export:export", "Export a PyTorch model, prove it, write a version."
+    ),
+    "inspect": Entry(
+        "exporter.commands.inspect:inspect", "Show what a model or an artifact is made of."
+    ),
     "parity": Entry("runtime.commands.parity:parity", "Run the proof of a version again, here."),
     "serve": Entry("runtime.commands.serve:serve", "Serve a model repository over gRPC.", "info"),
     "infer": Entry("runtime.commands.infer:infer", "Send files to a served model."),
-    "demo": Entry("exporter.cli:demo", "Go the whole way once, from checkpoint to answer."),
+    "demo": Entry(
+        "exporter.commands.demo:demo", "Go the whole way once, from checkpoint to answer."
+    ),
 }
 
 _EXTRAS = dict.fromkeys(
@@ -178,9 +184,7 @@ def _missing_library(error: ModuleNotFoundError, what: str) -> BackendUnavailabl
     library = (error.name or "").partition(".")[0]
     if library not in _EXTRAS:
         raise error
-    return BackendUnavailable(
-        f"{what} needs {library}; pip install 'twinport[{_EXTRAS[library]}]'"
-    )
+    return BackendUnavailable(f"{what} needs {library}; pip install 'twinport[{_EXTRAS[library]}]'")
 
 
 def _leave_quietly() -> int:

@@ -1,0 +1,1 @@
+"""The commands of ``twinport`` that need torch, one a file: parse, call, print."""

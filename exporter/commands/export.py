@@ -1,0 +1,118 @@
+"""``twinport export``: a module into the model repository, with its proof."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from exporter.commands.options import FILE, FOLDER, source_options, specs_from_options
+from runtime.cli import run_command
+from runtime.errors import ProofFailed
+from runtime.tables import console, judgement_table
+
+if TYPE_CHECKING:
+    from exporter.write import Written
+    from runtime.manifest import Proof
+
+
+@click.command()
+@source_options
+@click.option("-o", "--output", "repository", type=FOLDER, required=True,
+              help="The model repository; made where it is not there.")  # fmt: skip
+@click.option("--name", help="The model's name in the repository.  [default: the model's own]")
+@click.option("--opset", type=int, default=20, show_default=True, help="ONNX operator set.")
+@click.option("--data", type=FOLDER, help="Folder of MNIST; else TWINPORT_DATA, else ./data.")
+@click.option("--samples", type=FILE, help=".npz with rows of real inputs to prove with.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+              help="Of the drawn inputs.")  # fmt: skip
+@click.option("--proof-budget", type=click.FloatRange(0), default=20.0, show_default=True,
+              metavar="SECONDS", help="After which no more samples are begun.")  # fmt: skip
+@click.option("--allow-constant", multiple=True, metavar="OUTPUT",
+              help="An output that may be the same for every input.")  # fmt: skip
+@click.option("--allow-degraded-truth", is_flag=True,
+              help="Accept a truth that an operator kept below float64.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as one JSON object.")
+def export(
+    model: str,
+    weights: Path | None,
+    inputs: tuple[str, ...],
+    ranges: tuple[tuple[str, tuple[int, int]], ...],
+    values: tuple[tuple[str, tuple[int, int]], ...],
+    repository: Path,
+    name: str | None,
+    opset: int,
+    data: Path | None,
+    samples: Path | None,
+    seed: int,
+    proof_budget: float,
+    allow_constant: tuple[str, ...],
+    allow_degraded_truth: bool,
+    as_json: bool,
+) -> None:
+    """Export MODEL to ONNX, prove it against PyTorch, write a version.
+
+    MODEL is a built-in model (lenet5), package.module:factory, or path/to/file.py:factory,
+    where the factory is called without arguments and returns a torch.nn.Module. Exits 1
+    where the proof fails; the version then lies under failed/ with all its numbers.
+    """
+    # torch takes seconds to import; --help does not wait for it.
+    from exporter.parity import ProofOptions
+    from exporter.pipeline import ExportRequest, export_model
+    from exporter.source import SourceRequest
+
+    source = SourceRequest(
+        model, weights, specs_from_options(inputs), dict(ranges), dict(values)
+    )  # fmt: skip
+    proof = ProofOptions(seed, proof_budget, frozenset(allow_constant), allow_degraded_truth)
+    request = ExportRequest(source, repository, name, opset, data, samples, proof)
+    written = export_model(request, lambda line: click.echo(line, err=True))
+    if as_json:
+        record = {"folder": str(written.folder), **dataclasses.asdict(written.manifest)}
+        click.echo(json.dumps(record, indent=2))
+    else:
+        show_written(written)
+    made = written.manifest.proof
+    if made is None or made.verdict == "failed":
+        raise ProofFailed(
+            f"the proof of {written.manifest.name} failed: {made.reason if made else 'none made'}"
+        )
+
+
+def show_written(written: Written) -> None:
+    """Print the proof as a table, and where the version lies."""
+    manifest, out = written.manifest, console()
+    proof = manifest.proof
+    assert proof is not None
+    out.print(
+        f"{manifest.name} version {manifest.version}: {proof.library}, {proof.provider}, "
+        f"truth {proof.truth}, {proof.seconds:.1f} s",
+        markup=False,
+    )
+    out.print(judgement_table(proof.judgements))
+    for line in _remarks(proof):
+        out.print(line, markup=False)
+    out.print(f"{proof.verdict}: {written.folder}", markup=False, soft_wrap=True)
+
+
+def _remarks(proof: Proof) -> list[str]:
+    lines = [f"{'batchable' if proof.batchable else 'not batchable'}: {proof.batchable_reason}"]
+    if labels := proof.labels:
+        excused = f", {labels.excused} within tolerance of a tie" if labels.excused else ""
+        lines.append(
+            f"labels: {labels.agreeing} of {labels.samples} of {labels.dataset} as the truth has "
+            f"them{excused}; accuracy {labels.artifact_accuracy:.2%}, "
+            f"PyTorch {labels.torch_accuracy:.2%}"
+        )
+    lines += [f"allowed: {waiver}" for waiver in proof.allowed]
+    lines += [f"warning: {warning}" for warning in proof.warnings]
+    return lines
+
+
+def program() -> None:
+    """The program ``export``; every shell has a builtin of that name, so call it by path."""
+    sys.exit(run_command(export, name="export"))

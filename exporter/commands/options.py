@@ -1,0 +1,68 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from runtime.tensors import TensorSpec, spec_from_text
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+_RANGE = re.compile(r"(?P<name>[^=\s]+)\s*=\s*(?P<low>-?\d+)(:(?P<high>-?\d+))?")
+
+
+class RangeType(click.ParamType[tuple[str, tuple[int, int]]]):
+    """``name=low:high`` with whole numbers, or ``name=size`` for one."""
+
+    name = "NAME=LOW:HIGH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, int]]:
+        """Read one text; click asks with what was read already, too."""
+        if isinstance(value, tuple):
+            return value
+        found = _RANGE.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"'{value}' cannot be read; wanted the form 'batch=1:64'", param, ctx)
+        low = int(found["low"])
+        return found["name"], (low, int(found["high"] or low))
+
+
+def source_options(command: Command) -> Command:
+    """``MODEL`` and what describes it."""
+    for option in reversed(
+        (
+            click.argument("model"),
+            click.option("--weights", type=FILE, help="Weights: .safetensors, or .pt of tensors."),
+            click.option(
+                "--input", "inputs", multiple=True, metavar="NAME:DTYPE[AXES]",
+                help="'x:float32[batch,3,32,32]': names are free axes. Repeat for each input.",
+            ),
+            click.option(
+                "--range", "ranges", multiple=True, type=RangeType(),
+                help="Sizes of a free axis: 'batch=1:64'. Repeat for each axis.",
+            ),
+            click.option(
+                "--values", multiple=True, type=RangeType(),
+                help="Values of an input: 'tokens=0:32000', upper end excluded.",
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def specs_from_options(texts: tuple[str, ...]) -> tuple[TensorSpec, ...]:
+    """Read all ``--input`` texts.
+
+    Raises:
+        InvalidInput: One of them has another form.
+    """
+    return tuple(spec_from_text(text) for text in texts)

@@ -1,0 +1,38 @@
+"""Which torch module made which ONNX value; read before any pass drops the trace."""
+
+from __future__ import annotations
+
+import ast
+
+import onnx_ir as ir
+
+from runtime.manifest import ModuleOrigin
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+CLASSES = "pkg.torch.onnx.class_hierarchy"
+
+
+def module_map(model: ir.Model) -> dict[str, ModuleOrigin]:
+    """Map each node's values to the innermost module that they come from.
+
+    ``name_scopes`` runs from the root (an empty name) to the FX node; the last but one
+    is the module's path, and the same place of ``class_hierarchy`` is its class.
+    """
+    origins: dict[str, ModuleOrigin] = {}
+    for node in model.graph:
+        scopes = _listed(node, SCOPES)
+        classes = _listed(node, CLASSES)
+        if len(scopes) < 2 or len(classes) < len(scopes):
+            continue
+        origin = ModuleOrigin(scopes[-2], classes[len(scopes) - 2], node.op_type)
+        origins.update({str(value.name): origin for value in node.outputs if value.name})
+    return origins
+
+
+def _listed(node: ir.Node, key: str) -> list[str]:
+    text = node.metadata_props.get(key, "[]")
+    try:
+        items = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return []
+    return [str(item) for item in items] if isinstance(items, list) else []

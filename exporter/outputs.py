@@ -1,0 +1,52 @@
+"""Names for what a module returns: a tensor, a tuple, a dict, a dataclass, nested."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from runtime.errors import ExportError
+
+
+def named_outputs(result: Any) -> dict[str, torch.Tensor]:
+    """Flatten what ``forward`` returned, in torch.export's order.
+
+    A bare tensor is ``output``, items of a tuple are ``output_0``, ``output_1`` …, items of
+    a dict have their keys, nested ones are joined by a dot. ``None`` is left out.
+
+    Raises:
+        ExportError: Something in it is no tensor, or two outputs have the same name.
+    """
+    if isinstance(result, torch.Tensor):
+        return {"output": result}
+    leaves, _ = pytree.tree_flatten_with_path(result)
+    named: dict[str, torch.Tensor] = {}
+    for path, leaf in leaves:
+        if leaf is None:
+            continue
+        name = ".".join(_words(path))
+        if not isinstance(leaf, torch.Tensor):
+            raise ExportError(
+                f"the module returns a {type(leaf).__name__} as '{name}'; "
+                "return tensors only, in a tuple, a dict or a dataclass"
+            )
+        if name in named:
+            raise ExportError(f"the module returns two outputs named '{name}'; rename one")
+        named[name] = leaf
+    if not named:
+        raise ExportError("the module returns no tensor; return at least one")
+    return named
+
+
+def _words(path: tuple[Any, ...]) -> list[str]:
+    words: list[str] = []
+    for key in path:
+        if isinstance(key, pytree.SequenceKey):
+            words.append(f"output_{key.idx}" if not words else str(key.idx))
+        elif isinstance(key, pytree.MappingKey):
+            words.append(str(key.key))
+        else:
+            words.append(str(getattr(key, "name", key)))
+    return words

@@ -1,0 +1,197 @@
+"""The proof: an artifact against its module in float64, judged by ``runtime.proof``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from exporter.evidence import evidence_from_samples
+from exporter.joined import Joined, check_joined
+from exporter.labels import check_labels
+from exporter.real import RealData
+from exporter.samples import (
+    LARGEST_BATCH,
+    POOLED_SAMPLES,
+    Plan,
+    Sample,
+    real_samples,
+    shared_batch_axis,
+)
+from exporter.source import Source
+from exporter.trio import Answered, Pools, Trio
+from runtime.backends.base import Backend
+from runtime.golden import Golden, replay
+from runtime.manifest import Judgement, LabelCheck, Proof
+from runtime.proof import first_failure, judge
+from runtime.tensors import TensorSpec
+
+
+@dataclass(frozen=True)
+class ProofOptions:
+    """How a proof is made and what it may lean on.
+
+    Attributes:
+        seed: Of all drawn inputs.
+        budget_s: Seconds after which no more samples are begun; each size is met first.
+        allow_constant: Outputs that may be the same for every input.
+        allow_degraded_truth: Whether a truth below float64 may pass.
+    """
+
+    seed: int = 0
+    budget_s: float = 20.0
+    allow_constant: frozenset[str] = frozenset()
+    allow_degraded_truth: bool = False
+
+
+@dataclass(frozen=True)
+class Proved:
+    """A proof and the evidence for whoever wants to run it again."""
+
+    proof: Proof
+    golden: Golden
+
+
+@dataclass
+class _Run:
+    """What has been run so far."""
+
+    pools: Pools
+    answered: list[Answered] = field(default_factory=list)
+    cut: bool = False
+
+    def take(self, trio: Trio, samples: Iterable[Sample], first: int, until: float) -> None:
+        """Run samples until the time is over; the first ones in any case."""
+        for turn, sample in enumerate(samples):
+            if turn >= first and time.monotonic() > until:
+                self.cut = True
+                return
+            answered = trio.run(sample)
+            self.pools.add(answered)
+            self.answered.append(answered)
+
+
+def prove(
+    source: Source,
+    outputs: Sequence[TensorSpec],
+    backend: Backend,
+    real: RealData | None = None,
+    options: ProofOptions | None = None,
+) -> Proved:
+    """Compare an artifact with its module.
+
+    Args:
+        source: The module, in eval mode.
+        outputs: The artifact's outputs, in the module's order.
+        backend: The artifact, loaded.
+        real: Real inputs, where there are any.
+        options: Seed, budget and waivers.
+
+    Raises:
+        ExportError: The module or the artifact cannot take the inputs described.
+    """
+    options = options or ProofOptions()
+    started = time.monotonic()
+    until = started + options.budget_s
+    axis = shared_batch_axis(tuple(source.inputs))
+    rows = axis is not None and shared_batch_axis((*source.inputs, *outputs)) == axis
+    plan = Plan(source, axis, options.seed)
+    trio = Trio(source, [spec.name for spec in outputs], backend)
+    run = _Run(Pools(rows))
+    joined = _joined(trio, plan, rows)
+    if real is not None:
+        run.take(trio, real_samples(real.inputs, plan), len(plan.batch_sizes()), until)
+    run.take(trio, plan.extremes(), 3, until)
+    run.take(trio, plan.random(), plan.first_round(), until)
+    judgements = _judged(run.pools, options)
+    labels = _labels(trio, run.pools, plan, real)
+    golden = evidence_from_samples(run.answered, run.pools, joined.batchable)
+    replayed = replay(golden, backend.infer, max_batch_size=max(plan.batch_sizes()))
+    reason = _reason(judgements, trio.lowered, labels, replayed, options)
+    identity = backend.identity
+    proof = Proof(
+        verdict="failed" if reason else "passed",
+        backend=identity.backend,
+        provider=identity.provider,
+        device=identity.device,
+        library=identity.library,
+        truth="degraded" if trio.lowered else "float64",
+        truth_operators=trio.lowered,
+        batchable=joined.batchable,
+        batchable_reason=joined.reason,
+        batch_sizes=plan.batch_sizes() if axis else (),
+        axis_sizes=plan.axis_sizes(),
+        seed=options.seed,
+        seconds=round(time.monotonic() - started, 3),
+        cut_by_budget=run.cut,
+        judgements=judgements,
+        labels=labels,
+        warnings=_warnings(run, options),
+        allowed=_allowed(options),
+        reason=reason,
+    )
+    return Proved(proof, golden)
+
+
+def _joined(trio: Trio, plan: Plan, rows: bool) -> Joined:
+    if plan.batch_axis is None or not rows:
+        return Joined(False, "not every input and output has the same free axis first")
+    several = [sample for sample in plan.first_samples() if sample.axes[plan.batch_axis] > 1]
+    return check_joined(trio, several, plan.batch_axis)
+
+
+def _judged(pools: Pools, options: ProofOptions) -> tuple[Judgement, ...]:
+    return tuple(
+        judge(
+            pool, output, kind,
+            extreme=pools.extremes[kind], may_be_constant=output in options.allow_constant,
+        )
+        for (output, kind), pool in pools.pools.items()
+    )  # fmt: skip
+
+
+def _labels(trio: Trio, pools: Pools, plan: Plan, real: RealData | None) -> LabelCheck | None:
+    if real is None or real.label_output is None:
+        return None
+    scale = pools.pools[real.label_output, "real"].scale()
+    return check_labels(trio, real, scale, min(LARGEST_BATCH, max(plan.batch_sizes())))
+
+
+def _reason(
+    judgements: Sequence[Judgement],
+    lowered: Sequence[str],
+    labels: LabelCheck | None,
+    replayed: Sequence[Judgement],
+    options: ProofOptions,
+) -> str:
+    """Why the proof fails; empty where it does not."""
+    if failure := first_failure(judgements):
+        hint = " (--allow-constant accepts it)" if " vacuous:" in failure else ""
+        return failure + hint
+    if lowered and not options.allow_degraded_truth:
+        return (
+            f"the truth is degraded: {lowered[0]} computes below float64 "
+            "(--allow-degraded-truth accepts it)"
+        )
+    if labels is not None and labels.verdict == "failed":
+        wrong = labels.samples - labels.agreeing - labels.excused
+        return f"{wrong} of {labels.samples} labels of {labels.dataset} differ from the truth's"
+    if failure := first_failure(replayed):
+        return f"the evidence does not hold when it is replayed: {failure}"
+    return ""
+
+
+def _warnings(run: _Run, options: ProofOptions) -> tuple[str, ...]:
+    if not run.cut:
+        return ()
+    kinds = [kind for kind, extreme in run.pools.extremes.items() if not extreme]
+    counts = ", ".join(f"{run.pools.samples(kind)} {kind}" for kind in kinds)
+    return (
+        f"the budget of {options.budget_s:g} s cut the proof: {counts} samples, "
+        f"wanted {POOLED_SAMPLES} each; --proof-budget gives it more",
+    )
+
+
+def _allowed(options: ProofOptions) -> tuple[str, ...]:
+    waivers = [f"--allow-constant {name}" for name in sorted(options.allow_constant)]
+    return (*waivers, "--allow-degraded-truth") if options.allow_degraded_truth else (*waivers,)

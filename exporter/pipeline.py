@@ -1,0 +1,160 @@
+"""The main flow: from a module to a proved version in the repository."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx_ir as ir
+
+from exporter.graph import DEFAULT_OPSET, onnx_from_module, range_of, specs_from_values
+from exporter.layers import module_map
+from exporter.parity import ProofOptions, Proved, prove
+from exporter.passes.run import Pass, run_passes
+from exporter.passes.strip_provenance import strip_provenance
+from exporter.real import RealData, real_data
+from exporter.source import Source, SourceRequest, load_source
+from exporter.write import Written, writable, write_version
+from runtime.backends.factory import open_backend
+from runtime.layout import check_model_name, staged_folder
+from runtime.manifest import Artifact, Manifest, ModuleOrigin
+from runtime.manifest import Source as SourceRecord
+from runtime.tensors import TensorSpec
+
+MODEL_FILE = "model.onnx"
+PRODUCERS = ("twinport", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """One export.
+
+    Attributes:
+        source: Which module, with which weights and inputs.
+        repository: The model repository; made where it is not there.
+        name: The model's name in it; the source's own where none is given.
+        opset: ONNX operator set.
+        data: Folder of MNIST for the built-in models.
+        samples: An ``.npz`` of real inputs.
+        proof: How the proof is made.
+    """
+
+    source: SourceRequest
+    repository: Path
+    name: str | None = None
+    opset: int = DEFAULT_OPSET
+    data: Path | None = None
+    samples: Path | None = None
+    proof: ProofOptions = field(default_factory=ProofOptions)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """The graph as it will be written, and what is read off it."""
+
+    data: bytes
+    outputs: tuple[TensorSpec, ...]
+    origins: dict[str, ModuleOrigin]
+
+
+def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda _: None) -> Written:
+    """Export one model, prove it against PyTorch, write it to the repository.
+
+    Args:
+        request: What, where and how.
+        notify: Called with a line as each step begins.
+
+    Returns:
+        The version's folder and manifest; in ``failed/N`` where the proof failed.
+
+    Raises:
+        TwinportError: Nothing was written; the text says why.
+    """
+    writable(request.repository)
+    notify(f"loading {request.source.model}")
+    source = load_source(request.source)
+    folder = request.repository / check_model_name(request.name or source.name)
+    real = real_data(source, request.data, request.samples)
+    notify(f"exporting {source.module_class}, {source.parameters:,} parameters")
+    graph = _graph(source, request.opset, passes_for(request))
+    with staged_folder(folder) as staging:
+        (staging / MODEL_FILE).write_bytes(graph.data)
+        notify(f"proving against PyTorch in float64{_on(real)}")
+        proved = _prove(source, graph, staging / MODEL_FILE, real, request.proof)
+        manifest = _manifest(folder.name, source, graph, proved, request.opset)
+        label_output = source.output_names[0] if source.labels else None
+        return write_version(staging, folder, manifest, proved.golden, label_output)
+
+
+def passes_for(request: ExportRequest) -> Sequence[Pass]:
+    """The graph changes of an export, in their order."""
+    del request  # every export has the same so far
+    return (strip_provenance,)
+
+
+def _graph(source: Source, opset: int, passes: Sequence[Pass]) -> _Graph:
+    model = onnx_from_module(source, opset)
+    origins = module_map(model)
+    model = run_passes(model, passes)
+    data = ir.to_proto(model).SerializeToString(deterministic=True)
+    return _Graph(data, specs_from_values(model.graph.outputs), origins)
+
+
+def _prove(
+    source: Source, graph: _Graph, artifact: Path, real: RealData | None, options: ProofOptions
+) -> Proved:
+    backend = open_backend("onnxruntime", artifact)
+    try:
+        return prove(source, graph.outputs, backend, real, options)
+    finally:
+        backend.close()
+
+
+def _manifest(name: str, source: Source, graph: _Graph, proved: Proved, opset: int) -> Manifest:
+    batch_axis = source.inputs[0].shape[0] if proved.proof.batchable else None
+    return Manifest(
+        name=name,
+        version=0,  # write_version knows it
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=SourceRecord(
+            factory=source.factory,
+            module_class=source.module_class,
+            parameters=source.parameters,
+            checkpoint_sha256=source.checkpoint_sha256,
+            state_sha256=source.state_sha256(),
+        ),
+        artifact=Artifact(
+            file=MODEL_FILE,
+            sha256=hashlib.sha256(graph.data).hexdigest(),
+            format="onnx",
+            precision="fp32",
+            opset=opset,
+            producers={package: _version(package) for package in PRODUCERS},
+        ),
+        inputs=source.inputs,
+        outputs=graph.outputs,
+        ranges=dict(source.ranges),
+        max_batch_size=range_of(str(batch_axis), source.ranges)[1] if batch_axis else 0,
+        module_map=graph.origins,
+        proofs=(proved.proof,),
+        preprocessing=source.preprocessing,
+        labels=source.labels,
+    )
+
+
+def _version(package: str) -> str:
+    names = ("onnxruntime", "onnxruntime-gpu") if package == "onnxruntime" else (package,)
+    for name in names:
+        try:
+            return version(name)
+        except ModuleNotFoundError:  # PackageNotFoundError is one
+            continue
+    return "unknown"
+
+
+def _on(real: RealData | None) -> str:
+    return f", real inputs from {real.name}" if real else ""

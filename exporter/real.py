@@ -1,0 +1,101 @@
+"""Real inputs for a proof: a data set of the built-in model, or the user's ``--samples``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from exporter.source import Source
+from runtime.errors import InvalidInput, NotFound
+from runtime.tensors import Array, check_array
+
+
+@dataclass(frozen=True)
+class RealData:
+    """Rows of real inputs.
+
+    Attributes:
+        name: Of the data set, for people.
+        inputs: ``[rows, ...]`` for each input of the model.
+        labels: ``[rows]`` class of each row, where known.
+        label_output: The output whose largest value names the class.
+    """
+
+    name: str
+    inputs: Mapping[str, Array]
+    labels: Array | None = None
+    label_output: str | None = None
+
+    def __len__(self) -> int:
+        return min(len(array) for array in self.inputs.values())
+
+
+def real_data(source: Source, data: Path | None = None, samples: Path | None = None
+              ) -> RealData | None:  # fmt: skip
+    """Real inputs for a source, or none.
+
+    Args:
+        source: What is exported.
+        data: Folder of MNIST; ``TWINPORT_DATA`` and ``./data`` after it.
+        samples: An ``.npz`` with an array of rows for each input.
+
+    Raises:
+        NotFound: ``samples`` does not exist.
+        InvalidInput: ``samples`` does not hold what the model takes.
+    """
+    if samples is not None:
+        return _from_npz(source, samples)
+    if source.builtin and source.preprocessing and source.labels:
+        return digit_data(source, data)
+    return None
+
+
+def digit_data(source: Source, data: Path | None = None) -> RealData:
+    """MNIST's test images where they are, else the bundled digits; no network is used.
+
+    Raises:
+        NotFound: A folder was named and MNIST is not in it.
+    """
+    from models.data import digits, load_mnist, mnist_at, prepare
+
+    assert source.preprocessing is not None
+    folder = mnist_at(data)
+    named = data or os.environ.get("TWINPORT_DATA")
+    if folder is None and named:
+        how = "--data" if data else "TWINPORT_DATA"
+        raise NotFound(
+            f"{how} names {named}, which has no MNIST/raw files; `twinport train lenet5` "
+            "downloads them, without the name the bundled digits are used"
+        )
+    split = digits() if folder is None else load_mnist(folder, train=False)
+    name = "scikit-learn digits" if folder is None else "MNIST test"
+    return RealData(
+        name,
+        {source.preprocessing.input: prepare(split.images).numpy()},
+        split.labels,
+        source.output_names[0],
+    )
+
+
+def _from_npz(source: Source, path: Path) -> RealData:
+    if not path.is_file():
+        raise NotFound(f"samples {path} do not exist; give an .npz with an array for each input")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path.name} is no .npz of plain arrays: {error}") from error
+    wanted = [spec.name for spec in source.inputs]
+    if sorted(arrays) != sorted(wanted):
+        raise InvalidInput(
+            f"{path.name} holds {', '.join(sorted(arrays)) or 'nothing'}; "
+            f"the model takes {', '.join(wanted)}"
+        )
+    sizes: dict[str, int] = {}
+    for spec in source.inputs:
+        check_array(arrays[spec.name], spec, sizes)
+    return RealData(path.name, arrays)

@@ -1,0 +1,109 @@
+"""One sample through three models: the truth, PyTorch's float32, and the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from exporter.samples import Sample
+from exporter.source import Source
+from exporter.truth import Truth, torch_float32
+from runtime.backends.base import Backend
+from runtime.errors import ExportError, InvalidInput
+from runtime.proof import ErrorPool, Scale
+from runtime.tensors import Array
+
+Answers = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the three gave for one sample, by the artifact's output names."""
+
+    sample: Sample
+    truth: Answers
+    torch32: Answers
+    artifact: Answers
+
+
+class Trio:
+    """The three models side by side."""
+
+    def __init__(self, source: Source, outputs: Sequence[str], backend: Backend) -> None:
+        self._outputs = list(outputs)
+        self._backend = backend
+        self._torch32 = torch_float32(source.module)
+        self._truth = Truth(source.module)
+
+    @property
+    def lowered(self) -> tuple[str, ...]:
+        """Operators of the truth that fell below float64 so far."""
+        return self._truth.lowered
+
+    def run(self, sample: Sample) -> Answered:
+        """Run one sample through all three.
+
+        Raises:
+            ExportError: The module itself, or the artifact, cannot take the sample.
+        """
+        inputs = sample.arrays()
+        truth, torch32 = self.module_answers(inputs, sample)
+        try:
+            artifact = self._backend.infer(inputs)
+        except InvalidInput as error:
+            raise ExportError(
+                f"the artifact fails where the module does not, on {_described(sample)}: {error}"
+            ) from error
+        return Answered(sample, truth, torch32, artifact)
+
+    def module_answers(self, inputs: Answers, sample: Sample) -> tuple[Answers, Answers]:
+        """The truth and PyTorch's float32 answer, named as the artifact's outputs."""
+        try:
+            return self._named(self._truth(inputs)), self._named(self._torch32(inputs))
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise ExportError(
+                f"the module itself fails on {_described(sample)}: {type(error).__name__}: "
+                f"{first[:200]}; narrow --range, or --values for integer inputs"
+            ) from error
+
+    def artifact_answers(self, inputs: Answers) -> Answers:
+        """The artifact alone."""
+        return self._backend.infer(inputs)
+
+    def label_truth(self, inputs: Answers) -> Answers:
+        """The truth alone, for many rows where nothing else is asked."""
+        return self._named(self._truth(inputs))
+
+    def _named(self, answers: Answers) -> Answers:
+        return dict(zip(self._outputs, answers.values(), strict=True))
+
+
+@dataclass
+class Pools:
+    """Error pools by output and kind."""
+
+    rows: bool
+    pools: dict[tuple[str, str], ErrorPool] = field(default_factory=dict)
+    extremes: dict[str, bool] = field(default_factory=dict)
+
+    def add(self, answered: Answered) -> None:
+        """Take one sample in."""
+        kind = answered.sample.kind
+        self.extremes[kind] = answered.sample.extreme
+        for output, truth in answered.truth.items():
+            pool = self.pools.setdefault((output, kind), ErrorPool(rows=self.rows))
+            pool.add(answered.artifact[output], truth, answered.torch32[output])
+
+    def samples(self, kind: str) -> int:
+        """Samples pooled of a kind so far."""
+        return max((p.samples for (_, k), p in self.pools.items() if k == kind), default=0)
+
+    def scales(self) -> dict[tuple[str, str], Scale]:
+        """The yardsticks of all float outputs."""
+        return {key: pool.scale() for key, pool in self.pools.items() if not pool.integral}
+
+
+def _described(sample: Sample) -> str:
+    shapes = ", ".join(f"{name} {list(a.shape)}" for name, a in sample.arrays().items())
+    return f"{sample.kind} inputs {shapes}"
