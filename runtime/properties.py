@@ -23,6 +23,16 @@ PROOF = "twinport.proof"
 """Verdict of the proof that came with the version: ``passed``, ``failed``, ``pending``."""
 PROVED_HERE = "twinport.proved_here"
 """Verdict of the server's own replay, on its backend and device; the same words."""
+UNPROVED = "twinport.unproved"
+"""Why the version is served without a passed replay; absent where it passed."""
+BATCHABLE = "twinport.batchable"
+"""``true`` where the proof showed that joined requests give the separate answers."""
+RUNS_ON = "twinport.runs_on"
+"""JSON object with the fields of ``backends.base.BackendIdentity``."""
+ON_REQUEST = "twinport.on_request"
+"""JSON list of the outputs that are sent only where they are named; absent without any."""
+NOT_READY = "twinport.not_ready"
+"""JSON object: the versions that do not answer, each with its reason; absent without any."""
 
 
 @dataclass(frozen=True)

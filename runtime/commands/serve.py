@@ -1,0 +1,58 @@
+"""``twinport serve``: answer requests to the models of a repository over gRPC."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runtime.server import run_server
+from runtime.settings import DEVICES, MAX_MESSAGE_MB, UNPROVED, ServerSettings
+
+_SHOWN: dict[str, Any] = {"show_default": True}
+
+
+@click.command()
+@click.argument("repository", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", help="Address to listen on.", **_SHOWN)
+@click.option("--port", default=8001, help="0 lets the system choose a free one.", **_SHOWN)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where verdicts are kept.  [default: $XDG_STATE_HOME/twinport]",
+)
+@click.option(
+    "--unproved",
+    type=click.Choice(UNPROVED),
+    default="refuse",
+    help="What to do with a version whose proof is missing or fails here.",
+    **_SHOWN,
+)
+@click.option("--device", type=click.Choice(DEVICES), default="cpu", **_SHOWN)
+@click.option("--threads", default=1, help="Threads inside one call of a model.", **_SHOWN)
+@click.option("--drain-seconds", default=30.0, help="For running requests after SIGTERM.", **_SHOWN)
+@click.option(
+    "--max-message-mb",
+    default=MAX_MESSAGE_MB,
+    help="Largest request or answer in MiB; gRPC itself takes no more than the default.",
+    **_SHOWN,
+)
+def serve(state: Path | None, **options: Any) -> None:
+    """Serve every model of REPOSITORY over gRPC (Open Inference Protocol v2).
+
+    Each version's proof is run again on this machine's backend and device before it
+    answers; one that fails is listed as not ready, with the reason, while the others
+    work. Prints the address, then a line for each version. Ctrl-C or SIGTERM lets running
+    requests finish.
+    """
+    if state is not None:
+        options["state"] = state
+    run_server(ServerSettings(**options), _say)
+
+
+def _say(line: str) -> None:
+    """Print at once; a reader that has gone is no reason to stop serving."""
+    with suppress(BrokenPipeError):
+        click.echo(f"twinport: {line}")

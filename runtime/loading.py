@@ -1,0 +1,183 @@
+"""Load one version: check its files, open the backend, replay its proof, judge readiness."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runtime.backends.base import Backend, BackendOptions
+from runtime.backends.factory import open_backend
+from runtime.errors import InvalidInput, RepositoryError, Unavailable
+from runtime.manifest import FILE_NAME, Manifest, read_manifest
+from runtime.model import Model, ModelRecord
+from runtime.model_config import ModelFacts
+from runtime.replay import Replayed, check_artifact, replay_version
+from runtime.serving_config import (
+    DEFAULT_BACKEND,
+    DEFAULT_FILENAME,
+    ServingConfig,
+    check_file_name,
+    complete_config,
+    merged_specs,
+)
+from runtime.tensors import TensorSpec
+from runtime.verdicts import VerdictStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How versions are loaded.
+
+    Attributes:
+        backend: Device and threads.
+        allow_unproved: Whether a version is served whose proof is missing or fails here.
+        verdicts: Where verdicts are kept.
+    """
+
+    backend: BackendOptions
+    allow_unproved: bool
+    verdicts: VerdictStore
+
+
+def load_version(folder: Path, number: int, config: ServingConfig, options: LoadOptions) -> Model:
+    """Load one version and run its proof again on the backend that is really there.
+
+    A file that was changed after the proof is refused in any case; a version that was never
+    proved, or whose replay fails, only where ``allow_unproved`` is not set.
+
+    Args:
+        folder: The version's folder.
+        number: Its number.
+        config: The model's configuration.
+        options: How to load.
+
+    Raises:
+        RepositoryError: The files are not as they must be.
+        BackendUnavailable: The library or the device is missing.
+        Unavailable: The version is not proved on this backend and device.
+    """
+    manifest_path = folder / FILE_NAME
+    manifest = read_manifest(manifest_path) if manifest_path.exists() else None
+    artifact = _artifact(folder, config, manifest)
+    backend = open_backend(config.backend or DEFAULT_BACKEND, artifact, options.backend)
+    try:
+        replayed, unproved = _proved(folder, manifest, backend, options)
+        record = _record(number, config, manifest, backend, artifact.name)
+    except Exception:
+        backend.close()
+        raise
+    if unproved:
+        logger.warning("%s/%d is served unproved: %s", config.name, number, unproved)
+    return Model(replace(record, replayed=replayed, unproved=unproved), backend)
+
+
+def _artifact(folder: Path, config: ServingConfig, manifest: Manifest | None) -> Path:
+    if manifest is None:
+        return folder / (config.filename or DEFAULT_FILENAME)
+    name = check_file_name(manifest.artifact.file, folder / FILE_NAME)
+    if config.filename and config.filename != name:
+        raise RepositoryError(
+            f"config.pbtxt wants the file '{config.filename}', the manifest proves '{name}'; "
+            "export the model again"
+        )
+    if manifest.evidence is not None:
+        check_file_name(manifest.evidence.file, folder / FILE_NAME)
+    return check_artifact(folder, manifest)
+
+
+def _proved(
+    folder: Path, manifest: Manifest | None, backend: Backend, options: LoadOptions
+) -> tuple[Replayed | None, str]:
+    """What the replay found, and why the version is unproved; empty where it passed."""
+    replayed, reason = None, "the version has no manifest"
+    if manifest is not None:
+        replayed, reason = _replayed(folder, manifest, backend, options.verdicts)
+    if reason and not options.allow_unproved:
+        raise Unavailable(
+            f"not proved on {backend.identity.provider} here: {reason}; "
+            "export it again, or serve it all the same with --unproved allow"
+        )
+    return replayed, reason
+
+
+def _replayed(
+    folder: Path, manifest: Manifest, backend: Backend, verdicts: VerdictStore
+) -> tuple[Replayed, str]:
+    try:
+        replayed = replay_version(folder, manifest, backend)
+    except RepositoryError as error:
+        return Replayed("pending", (), backend.identity, str(error)), str(error)
+    if replayed.verdict == "pending":
+        return replayed, replayed.reason
+    past = verdicts.last(manifest, backend.identity)
+    verdicts.keep(manifest, replayed)
+    if replayed.verdict == "passed":
+        return replayed, ""
+    reason = replayed.reason
+    if past is not None and past.verdict == "passed":
+        reason += (
+            f" (the same files passed here on {past.when}; "
+            "a driver, a setting or the machine has changed)"
+        )
+    return replayed, reason
+
+
+def _record(
+    number: int,
+    config: ServingConfig,
+    manifest: Manifest | None,
+    backend: Backend,
+    filename: str,
+) -> ModelRecord:
+    """What is served: the artifact's tensors, as manifest and configuration have them too."""
+    found_inputs, found_outputs = backend.inputs, backend.outputs
+    if manifest is not None:
+        found_inputs = _as_in_manifest(found_inputs, manifest.inputs, "input")
+        found_outputs = _as_in_manifest(found_outputs, manifest.outputs, "output")
+    max_batch_size = config.max_batch_size
+    if max_batch_size is None:
+        max_batch_size = manifest.max_batch_size if manifest else 0
+    inputs = merged_specs(found_inputs, config.inputs, "input", all_of_them=True)
+    outputs = merged_specs(found_outputs, config.outputs, "output", all_of_them=False)
+    try:
+        facts = ModelFacts(
+            config.name, config.backend or DEFAULT_BACKEND, filename, max_batch_size,
+            tuple(inputs.values()), tuple(outputs.values()),
+        )  # fmt: skip
+    except InvalidInput as error:
+        raise RepositoryError(f"config.pbtxt: {error}") from error
+    return ModelRecord(
+        name=config.name,
+        version=number,
+        inputs=inputs,
+        outputs=outputs,
+        max_batch_size=max_batch_size,
+        identity=backend.identity,
+        config=complete_config(config, facts),
+        manifest=manifest,
+        on_request=manifest.on_request if manifest else (),
+        ranges=manifest.ranges if manifest else {},
+    )
+
+
+def _as_in_manifest(
+    found: Mapping[str, TensorSpec], stated: tuple[TensorSpec, ...], kind: str
+) -> dict[str, TensorSpec]:
+    """The manifest's tensors, which name the free axes, once they are the artifact's."""
+    theirs = {spec.name: spec for spec in stated}
+    for name in {**found, **theirs}:
+        ours, other = found.get(name), theirs.get(name)
+        if ours is None or other is None or _on_wire(ours) != _on_wire(other):
+            raise RepositoryError(
+                f"the artifact has {kind} '{name}' as {ours}, the manifest as {other}; "
+                "export the model again"
+            )
+    return theirs
+
+
+def _on_wire(spec: TensorSpec) -> tuple[str, tuple[int, ...]]:
+    return spec.dtype, spec.wire_shape

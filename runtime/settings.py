@@ -1,0 +1,71 @@
+"""How a server runs: one frozen record, checked when it is made."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime.errors import InvalidInput
+
+UNPROVED = ("refuse", "allow")
+DEVICES = ("cpu", "cuda")
+MAX_MESSAGE_MB = 2047
+"""What gRPC can count: a message is shorter than 2 GiB."""
+
+
+def default_state_folder() -> Path:
+    """``$XDG_STATE_HOME/twinport``, ``~/.local/state/twinport`` where that is not set."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    # The specification has relative paths ignored.
+    folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
+    return folder / "twinport"
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Everything that ``twinport serve`` can be told.
+
+    Attributes:
+        repository: The folder with the models; never written.
+        host: The address to listen on.
+        port: 0 lets the system choose a free one.
+        state: Where the verdicts of replays are kept.
+        unproved: ``allow`` serves models without a passed replay too, and says so.
+        device: ``cpu`` or ``cuda``.
+        threads: Threads inside one call of a model.
+        drain_seconds: How long running requests may go on after SIGTERM.
+        max_message_mb: Largest request or answer in MiB.
+    """
+
+    repository: Path
+    host: str = "127.0.0.1"
+    port: int = 8001
+    state: Path = field(default_factory=default_state_folder)
+    unproved: str = "refuse"
+    device: str = "cpu"
+    threads: int = 1
+    drain_seconds: float = 30.0
+    max_message_mb: int = MAX_MESSAGE_MB
+
+    def __post_init__(self) -> None:
+        """Refuse what no server can do."""
+        if not self.host:
+            raise InvalidInput("the host is empty; use 127.0.0.1 for this machine alone")
+        _within("port", self.port, 0, 65535)
+        _within("threads", self.threads, 1, 1024)
+        _within("max_message_mb", self.max_message_mb, 1, MAX_MESSAGE_MB)
+        if not 0 <= self.drain_seconds <= 86400:
+            raise InvalidInput(f"drain_seconds is {self.drain_seconds}; wanted 0 to 86400")
+        _one_of("unproved", self.unproved, UNPROVED)
+        _one_of("device", self.device, DEVICES)
+
+
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidInput(f"{name} is {value}; wanted {low} to {high}")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidInput(f"{name} is '{value}'; wanted {' or '.join(choices)}")

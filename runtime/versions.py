@@ -1,0 +1,104 @@
+"""The versions of one model's folder and the state that each is in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from runtime.errors import RepositoryError
+from runtime.layout import CONFIG_FILE, FAILED_FOLDER, version_numbers
+from runtime.model import Model
+from runtime.serving_config import ServingConfig, read_serving_config
+
+
+class State(StrEnum):
+    """Where a version is between the disk and the first answer."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass
+class Version:
+    """One version and its state.
+
+    Attributes:
+        model: There when it is ready.
+        reason: Why it is not ready, or what is to be known of one that is.
+        wanted: False where the version policy leaves it out.
+    """
+
+    name: str
+    number: int
+    folder: Path
+    state: State = State.LOADING
+    reason: str = ""
+    model: Model | None = None
+    wanted: bool = True
+
+    def refuse(self, reason: str) -> None:
+        """It cannot be served; say why."""
+        self.state, self.reason = State.UNAVAILABLE, reason
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.number}"
+
+
+@dataclass
+class Entry:
+    """One model's folder.
+
+    Attributes:
+        config: None where it cannot be read.
+        versions: By number, ascending.
+        reason: Why there is no version at all; else empty.
+    """
+
+    name: str
+    config: ServingConfig | None
+    versions: dict[int, Version] = field(default_factory=dict)
+    reason: str = ""
+
+    def ready(self) -> list[Version]:
+        """The versions that answer, the highest last."""
+        return [item for item in self.versions.values() if item.state is State.READY]
+
+    def complaint(self) -> str:
+        """Why no version answers: of the highest one that was to be loaded."""
+        wanted = [item for item in self.versions.values() if item.wanted]
+        if not wanted:
+            return self.reason or "no version is to be loaded"
+        last = wanted[-1]
+        return f"version {last.number} is {last.state}" + (f": {last.reason}" * bool(last.reason))
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder of the repository is meant to be a model, in whatever state."""
+    parts = (folder / CONFIG_FILE, folder / FAILED_FOLDER)
+    return any(part.exists() for part in parts) or bool(version_numbers(folder))
+
+
+def entry_from_folder(folder: Path) -> Entry:
+    """A model's folder with its versions; what is wrong with it becomes their reason."""
+    numbers = version_numbers(folder)
+    try:
+        config, trouble = read_serving_config(folder), ""
+    except RepositoryError as error:
+        config, trouble = None, str(error)
+    entry = Entry(folder.name, config)
+    chosen = config.policy.chosen(numbers) if config else set(numbers)
+    for number in numbers:
+        version = Version(folder.name, number, folder / str(number), wanted=number in chosen)
+        if trouble:
+            version.refuse(trouble)
+        elif not version.wanted:
+            version.refuse(f"the version policy of {CONFIG_FILE} leaves it out")
+        entry.versions[number] = version
+    if not numbers:
+        failed = version_numbers(folder / FAILED_FOLDER)
+        entry.reason = trouble or "it has no version" + (
+            f"; the proof of {', '.join(map(str, failed))} failed" if failed else ""
+        )
+    return entry

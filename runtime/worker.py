@@ -1,0 +1,98 @@
+"""Run a model's calls one after the other without holding up the event loop.
+
+A call expected to be short runs at once on the loop, because handing it to a thread and
+back costs more than it takes; any other runs in the model's own thread. What a call takes
+is learned from the calls before, in proportion to the size of their inputs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from runtime.errors import DeadlineExceeded
+
+INLINE_LIMIT_S = 200e-6
+"""A call expected to take less runs on the event loop."""
+_NEWEST = 0.2
+"""Weight of the newest call in what the next one is expected to take."""
+
+T = TypeVar("T")
+
+
+class Worker:
+    """One thread, and what it has learned of the duration of its calls."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._pending: set[Future[Any]] = set()
+        self._seconds_per_unit: float | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call runs in the thread or waits for it, wanted by somebody or not."""
+        return bool(self._pending)
+
+    def runs_inline(self, size: int) -> bool:
+        """Whether a call of this size would run on the event loop now."""
+        if self._pending or self._seconds_per_unit is None:
+            return False
+        return self._seconds_per_unit * size < INLINE_LIMIT_S
+
+    async def run(self, call: Callable[[], T], size: int, deadline: float | None) -> T:
+        """Run one call, after all that wait already.
+
+        Args:
+            call: What to run; when cancelled before it has begun it never runs.
+            size: How much it has to do, in elements of its inputs.
+            deadline: On the clock of ``time.monotonic``.
+
+        Raises:
+            DeadlineExceeded: The time was over before the call began or ended.
+        """
+        check_deadline(deadline)
+        if self.runs_inline(size):
+            return self._timed(call, size)
+        future = self._pool.submit(self._in_time, call, size, deadline)
+        # It stays pending when the caller gives up: the thread is not free before its end.
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        left = None if deadline is None else deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                return await asyncio.wrap_future(future)
+        except TimeoutError as error:
+            raise _too_late() from error
+
+    def close(self) -> None:
+        """Take no more calls and drop those that wait; one that runs goes on to its end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _in_time(self, call: Callable[[], T], size: int, deadline: float | None) -> T:
+        check_deadline(deadline)
+        return self._timed(call, size)
+
+    def _timed(self, call: Callable[[], T], size: int) -> T:
+        start = time.perf_counter()
+        result = call()
+        measured = (time.perf_counter() - start) / max(size, 1)
+        known = self._seconds_per_unit
+        self._seconds_per_unit = measured if known is None else known + _NEWEST * (measured - known)
+        return result
+
+
+def check_deadline(deadline: float | None) -> None:
+    """Refuse to begin what is too late already.
+
+    Raises:
+        DeadlineExceeded: The time is over.
+    """
+    if deadline is not None and time.monotonic() >= deadline:
+        raise _too_late()
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline of the request was over before the answer was there")
