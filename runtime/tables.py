@@ -30,24 +30,31 @@ def console(file: TextIO | None = None) -> Console:
 def judgement_table(judgements: Iterable[Judgement]) -> Table:
     """One row for each output and kind of input.
 
-    Errors are in units of PyTorch's own float32 error, the relative one in units of the
-    truth. ``max`` is the tolerance; a number without one is shown and not judged.
+    The first two errors are in units of PyTorch's own float32 error, the relative one is
+    in units of the truth. ``max`` is the tolerance; a number without one is shown and not
+    judged.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+        caption="errors in units of PyTorch's own float32 error, relative RMS of the truth's size",
+        caption_justify="left",
+    )
     for heading in ("output", "inputs"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("samples", "RMS error / float32's", "largest / float32's", "relative RMS"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict")
+        table.add_column(heading, overflow="fold")
+    for heading in ("samples", "RMS error", "largest error", "relative RMS"):
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("verdict", no_wrap=True)
     for item in judgements:
         table.add_row(
-            item.output,
-            f"{item.kind} (extreme)" if item.extreme else item.kind,
+            Text(item.output),
+            Text(item.kind),
             str(item.samples),
             _rms(item),
             _with_limit(_factor(item.max_factor, item.max_scale), item.max_limit),
             _relative(item),
-            _verdict(item),
+            Text(item.verdict, style=_STYLES[item.verdict]),
         )
     return table
 
@@ -61,7 +68,7 @@ def _rms(item: Judgement) -> str:
 
 def _relative(item: Judgement) -> str:
     limit = EXTREME_LIMIT if item.extreme else None
-    text = "-" if item.relative_rms is None else f"{item.relative_rms:.2g}"
+    text = "-" if item.relative_rms is None else f"{item.relative_rms:.1e}"
     return _with_limit(text, limit) if item.rms_scale is not None else "-"
 
 
@@ -73,8 +80,3 @@ def _factor(factor: float | None, scale: float | None) -> str:
 
 def _with_limit(text: str, limit: float | None) -> str:
     return text if limit is None else f"{text} (max {limit:g})"
-
-
-def _verdict(item: Judgement) -> Text:
-    text = f"{item.verdict}: {item.reason}" if item.reason else item.verdict
-    return Text(text, style=_STYLES[item.verdict])
