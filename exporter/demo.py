@@ -1,0 +1,131 @@
+"""The whole path once: export, prove, serve in a process of its own, ask, compare."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from exporter.real import RealData
+from exporter.source import Source
+from exporter.truth import Truth, torch_float32
+from runtime.client import Client
+from runtime.errors import Unavailable
+from runtime.manifest import Judgement
+from runtime.proof import ErrorPool, judge
+from runtime.tensors import Array
+
+READY_SECONDS = 30.0
+STOP_SECONDS = 15.0
+LISTENING = "listening on "
+ROWS_A_REQUEST = 32
+SINGLE_REQUESTS = 10
+"""Images that are sent one by one; the rest goes in batches."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was served beside what PyTorch says and what is true.
+
+    Attributes:
+        served: ``[images]`` class by the largest logit of the server's answer.
+        pytorch: ``[images]`` class by PyTorch in float32.
+        truth: ``[images]`` the data set's label.
+        judgement: The served logits, pooled, against the float64 truth.
+    """
+
+    served: Array
+    pytorch: Array
+    truth: Array
+    judgement: Judgement
+
+    @property
+    def agreeing(self) -> int:
+        """Images on which the server and PyTorch name the same class."""
+        return int((self.served == self.pytorch).sum())
+
+    @property
+    def passed(self) -> bool:
+        """Whether every label agrees and the logits are within tolerance."""
+        return self.agreeing == len(self.served) and self.judgement.verdict == "passed"
+
+
+@contextmanager
+def serving(repository: Path) -> Iterator[str]:
+    """``twinport serve`` on a free port, until the block ends; gives its address.
+
+    Raises:
+        Unavailable: The server ended before it listened; the text is its last line.
+    """
+    with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as state:
+        command = [sys.executable, "-m", "runtime", str(repository), "--port", "0"]
+        with subprocess.Popen(
+            [*command, "--state", state], stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process:
+            try:
+                yield _address(process, log)
+            finally:
+                _stop(process)
+
+
+def _address(process: subprocess.Popen[str], log: IO[str]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if LISTENING in line:
+            return line.split(LISTENING)[1].strip()
+    log.seek(0)
+    said = log.read().strip().splitlines() or ["it said nothing"]
+    raise Unavailable(f"the server did not start: {said[-1]}")
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def ask(url: str, name: str, source: Source, real: RealData) -> Answers:
+    """Send real rows to a served model and compare the answers with PyTorch.
+
+    Raises:
+        Unavailable: The server is not ready in time.
+    """
+    output = source.output_names[0]
+    served: list[Array] = []
+    with Client(url) as client:
+        client.wait_ready(READY_SECONDS)
+        for part in _requests(len(real)):
+            rows = {key: np.ascontiguousarray(array[part]) for key, array in real.inputs.items()}
+            served.append(client.infer(name, rows)[output])
+    logits = np.concatenate(served)
+    truth = next(iter(Truth(source.module)(real.inputs).values()))
+    torch32 = next(iter(torch_float32(source.module)(real.inputs).values()))
+    pool = ErrorPool(rows=True)
+    pool.add(logits, truth, torch32)
+    labels = real.labels if real.labels is not None else truth.argmax(-1)
+    return Answers(
+        logits.argmax(-1), torch32.argmax(-1), labels, judge(pool, output, "served", extreme=False)
+    )
+
+
+def _requests(rows: int) -> Iterator[slice]:
+    singles = min(SINGLE_REQUESTS, rows)
+    yield from (slice(row, row + 1) for row in range(singles))
+    for start in range(singles, rows, ROWS_A_REQUEST):
+        yield slice(start, min(start + ROWS_A_REQUEST, rows))
+
+
+def first_rows(real: RealData, rows: int) -> RealData:
+    """The same data, cut."""
+    labels = None if real.labels is None else real.labels[:rows]
+    inputs = {name: array[:rows] for name, array in real.inputs.items()}
+    return RealData(real.name, inputs, labels, real.label_output)
