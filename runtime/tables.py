@@ -67,9 +67,10 @@ def _rms(item: Judgement) -> str:
 
 
 def _relative(item: Judgement) -> str:
-    limit = EXTREME_LIMIT if item.extreme else None
+    if item.rms_scale is None:
+        return "-"
     text = "-" if item.relative_rms is None else f"{item.relative_rms:.1e}"
-    return _with_limit(text, limit) if item.rms_scale is not None else "-"
+    return f"{text} (max {EXTREME_LIMIT:.0e})" if item.extreme else text
 
 
 def _factor(factor: float | None, scale: float | None) -> str:
