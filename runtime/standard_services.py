@@ -72,9 +72,10 @@ class Health:
             if status != last:
                 last = status
                 yield _Response(status=status).SerializeToString()
-            if self.draining:
+            elif self.draining:
                 return
-            await change.wait()
+            else:
+                await change.wait()
 
     def _status(self, service: str) -> int:
         if service in ("", SERVICE):
