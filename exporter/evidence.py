@@ -54,23 +54,22 @@ def _cases(
     for kind, answers in by_kind.items():
         if kind == "real" and not real:
             continue
-        chosen = _spread(answers) if kind == "random" else answers
+        chosen = _smallest_first(answers) if kind == "random" else answers
         left = quotas.get(kind, 64)
-        # Each call gives a part, so that every size of the free axes stays in.
-        share = -(-left // max(len(chosen), 1))
-        for item in chosen:
-            if left <= 0:
+        for turn, item in enumerate(chosen):
+            # Each call gives a part, so that every size of the free axes stays in.
+            share = -(-left // (len(chosen) - turn)) if kind == "random" else left
+            if share <= 0:
                 break
-            rows = min(left, share) if kind == "random" else left
-            case = _case(item, rows, pools, batchable)
+            case = _case(item, share, pools, batchable)
             cases.append(case)
             left -= case.rows() if batchable else 1
     return cases
 
 
-def _spread(answers: list[Answered]) -> list[Answered]:
-    """Largest batches first: they have rows to give where single ones have not."""
-    return sorted(answers, key=lambda item: -_rows(item.sample))
+def _smallest_first(answers: list[Answered]) -> list[Answered]:
+    """What a small batch leaves of its share, the larger ones after it can give."""
+    return sorted(answers, key=lambda item: _rows(item.sample))
 
 
 def _rows(sample: Sample) -> int:

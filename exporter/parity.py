@@ -141,13 +141,15 @@ def _joined(trio: Trio, plan: Plan, rows: bool) -> Joined:
 
 
 def _judged(pools: Pools, options: ProofOptions) -> tuple[Judgement, ...]:
-    return tuple(
+    """A judgement for each output and kind, the ordinary kinds first."""
+    judgements = [
         judge(
             pool, output, kind,
             extreme=pools.extremes[kind], may_be_constant=output in options.allow_constant,
         )
         for (output, kind), pool in pools.pools.items()
-    )  # fmt: skip
+    ]  # fmt: skip
+    return tuple(sorted(judgements, key=lambda item: item.extreme))
 
 
 def _labels(trio: Trio, pools: Pools, plan: Plan, real: RealData | None) -> LabelCheck | None:
