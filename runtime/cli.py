@@ -58,8 +58,8 @@ COMMANDS = {
 
 _EXTRAS = dict.fromkeys(
     (
-        "torch", "torchvision", "onnx", "onnxscript", "sklearn", "matplotlib", "netron",
-        "torchviz",
+        "torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "sklearn", "matplotlib",
+        "netron", "torchviz",
     ),
     "export,cpu",
 )  # fmt: skip
