@@ -112,11 +112,12 @@ def _processor() -> str:
 def table_from_record(record: dict) -> str:
     """The README's table."""
     seconds = record["seconds"]
+    help_ratio = seconds["help"] / seconds["pass"]
     rows = [
-        ("`twinport --help`", "help", f"{seconds['help'] / seconds['pass']:.1f} × `python -c pass`"),
+        ("`twinport --help`", "help", f"{help_ratio:.1f} times `python -c pass`"),
         ("`torch.onnx.export` of LeNet-5 alone", "bare", ""),
         ("`twinport export lenet5`, proof included", "export",
-         f"{seconds['export'] / seconds['bare']:.2f} × the bare export"),
+         f"{seconds['export'] / seconds['bare']:.2f} times the bare export"),
         ("`twinport parity`", "parity", ""),
         ("`twinport serve` until ready, replay included", "ready", ""),
         ("`twinport demo`", "demo", ""),
