@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +208,70 @@ def write_toy_fixture(repository: Path) -> Callable[..., Path]:
 def toys() -> dict[str, Toy]:
     """The models by kind, to compute what a server should answer."""
     return {kind: make() for kind, make in TOYS.items()}
+
+
+@pytest.fixture(scope="session")
+def toy_writer() -> Callable[..., Path]:
+    """``write_toy`` into any repository, for servers that several tests share."""
+    return write_toy
+
+
+@dataclass
+class ServerProcess:
+    """A server of its own process, with its models tried.
+
+    Attributes:
+        lines: What it printed so far, one item a line.
+        log: What it wrote to stderr.
+    """
+
+    process: subprocess.Popen[str]
+    log: Path
+    lines: list[str] = field(default_factory=list)
+    address: str = ""
+
+    def wait_ready(self) -> None:
+        """Read on until every model was tried; fails where the process ends before."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if "listening on" in line:
+                self.address = line.split()[-1]
+            if "models ready" in line:
+                return
+        raise AssertionError(f"the server ended: {self.log.read_text()}")
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 60) -> int:
+        """Send a signal and wait; returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout_s)
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Start ``python -m runtime REPOSITORY`` on a free port and wait for its models."""
+    started: list[ServerProcess] = []
+
+    def start(
+        repository: Path, *options: str, program: tuple[str, ...] = ("-m", "runtime")
+    ) -> ServerProcess:
+        folder = tmp_path_factory.mktemp("server")
+        log = folder / "stderr"
+        command = [sys.executable, *program, str(repository), "--port", "0"]
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [*command, "--state", str(folder / "state"), *options],
+                stdout=subprocess.PIPE, stderr=stderr, text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+        server = ServerProcess(process, log)
+        started.append(server)
+        server.wait_ready()
+        return server
+
+    yield start
+    for server in started:
+        server.process.kill()
+        server.process.wait()
+        assert server.process.stdout is not None
+        server.process.stdout.close()
