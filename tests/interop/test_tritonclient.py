@@ -84,7 +84,7 @@ def test_its_text_goes_there_and_back(client):
 def test_its_callback_gets_the_answer_and_its_errors(client, toys):
     answers: queue.Queue = queue.Queue()
     for model in ("linear", "other"):
-        client.async_infer(model, [input_of(X)], lambda *answer: answers.put(answer))
+        client.async_infer(model, [input_of(X)], lambda result, error: answers.put((result, error)))
         result, error = answers.get(timeout=60)
         if model == "linear":
             np.testing.assert_allclose(result.as_numpy("y"), right_answer(toys, X), rtol=1e-5)
