@@ -16,6 +16,10 @@ LARGE = 1e3
 """Least magnitude of an input of the generator ``large``."""
 
 
+_GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples, modulo one, never meet again and spread evenly."""
+
+
 @dataclass(frozen=True)
 class Draw:
     """What an input is drawn with; the same numbers on every machine.
@@ -24,8 +28,9 @@ class Draw:
 
     Attributes:
         generator: ``normal`` (standard), ``uniform`` and ``integers`` in ``[low, high)``,
-            ``large`` (either sign, at least 1,000), ``constant`` (row i holds
-            ``low + i * (high - low) / rows``).
+            ``large`` (either sign, at least 1,000), ``constant`` (row i holds one value
+            everywhere, ``low + (high - low) * (i * golden % 1)``). All of them draw row
+            after row: fewer rows begin with the same numbers.
         seed: Of this draw alone.
         shape: Of the array.
         dtype: Of the array, one of ``runtime.tensors``.
@@ -40,7 +45,7 @@ class Draw:
 
     def array(self) -> Array:
         """Draw it."""
-        return np.ascontiguousarray(_GENERATORS[self.generator](self), dtype=self.dtype)
+        return np.asarray(_GENERATORS[self.generator](self), dtype=self.dtype, order="C")
 
 
 def _normal(draw: Draw) -> Array:
@@ -59,7 +64,7 @@ def _large(draw: Draw) -> Array:
 
 def _constant(draw: Draw) -> Array:
     rows = draw.shape[0] if draw.shape else 1
-    steps = draw.low + np.arange(rows) * (draw.high - draw.low) / max(rows, 1)
+    steps = draw.low + np.arange(rows) * _GOLDEN % 1 * (draw.high - draw.low)
     column = steps.reshape((rows, *[1] * (len(draw.shape) - 1)) if draw.shape else ())
     return np.broadcast_to(column, draw.shape)
 

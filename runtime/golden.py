@@ -159,12 +159,12 @@ def _case_to_json(case: Case, index: int, tensors: dict[str, Array]) -> dict[str
             inputs[name] = asdict(value)
         else:
             inputs[name] = key
-            tensors[key] = np.ascontiguousarray(value)
+            tensors[key] = np.asarray(value, order="C")
     truth: dict[str, Any] = {}
     for name, kept in case.truth.items():
         key = f"{index}/truth/{name}"
         truth[name] = {"key": key, "shape": kept.shape, "positions_seed": kept.positions_seed}
-        tensors[key] = np.ascontiguousarray(kept.values)
+        tensors[key] = np.asarray(kept.values, order="C")
     return {
         "kind": case.kind, "extreme": case.extreme, "inputs": inputs, "truth": truth,
         "stable": case.stable,

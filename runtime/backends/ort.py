@@ -91,7 +91,7 @@ class OrtBackend:
         spec = self._inputs.get(name)
         if spec is not None and spec.dtype == "string":
             return _decoded(array, name)
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")  # ascontiguousarray gives a scalar an axis
 
     def close(self) -> None:
         """Drop the session; its memory goes back with it."""
