@@ -18,8 +18,8 @@ _TRUTH_ROWS = 500
 def check_labels(trio: Trio, real: RealData, scale: Scale, batch: int) -> LabelCheck | None:
     """Compare the classes of all rows.
 
-    A disagreement is excused only where the truth's two best values are nearer to each
-    other than twice the error that the tolerance allows: there either class is right
+    A disagreement is excused only where the truth's values of the two classes are nearer to
+    each other than twice the error that the tolerance allows: there either class is right
     within tolerance.
 
     Args:
@@ -38,8 +38,8 @@ def check_labels(trio: Trio, real: RealData, scale: Scale, batch: int) -> LabelC
     given = _run(lambda rows: trio.artifact_answers(rows)[output], real, batch)
     classes, named = truth.argmax(-1), given.argmax(-1)
     differing = classes != named
-    best = np.sort(truth, axis=-1)
-    near = best[:, -1] - best[:, -2] <= 2 * MAX_LIMIT * scale.maximum
+    chosen = np.take_along_axis(truth, named[:, np.newaxis], axis=-1)[:, 0]
+    near = truth.max(axis=-1) - chosen <= 2 * MAX_LIMIT * scale.maximum
     return LabelCheck(
         dataset=real.name,
         samples=len(real),

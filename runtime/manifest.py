@@ -115,7 +115,7 @@ class LabelCheck:
     agreeing: int
     """Samples on which the artifact and the truth name the same class."""
     excused: int
-    """Disagreements where the truth's two best logits are nearer than the tolerance."""
+    """Disagreements where the truth's logits of the two classes are within the tolerance."""
     artifact_accuracy: float
     torch_accuracy: float
     verdict: Literal["passed", "failed"]
