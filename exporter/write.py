@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,37 +54,30 @@ def write_version(
     failed = complete.proof is None or complete.proof.verdict == "failed"
     if failed:
         return Written(publish(staging, folder, complete.version, failed=True), complete)
-    made = _write_shared(folder, complete, label_output)
-    try:
+    with _shared_files(folder, complete, label_output):
         return Written(publish(staging, folder, complete.version), complete)
-    except RepositoryError:
-        for path in made:
-            path.unlink(missing_ok=True)
-        raise
 
 
-def check_shared(folder: Path, manifest: Manifest, label_output: str | None) -> None:
-    """Refuse an interface that is not the repository's before any work is done.
-
-    Raises:
-        RepositoryError: Another version has other inputs, outputs, batch size or labels.
-    """
-    config_to_write(folder / CONFIG_FILE, _facts(folder.name, manifest, label_output))
-    _labels_to_write(folder, manifest)
-
-
-def _write_shared(folder: Path, manifest: Manifest, label_output: str | None) -> list[Path]:
-    """``config.pbtxt`` and ``labels.txt`` where they are not there yet; what was written."""
+@contextmanager
+def _shared_files(folder: Path, manifest: Manifest, label_output: str | None) -> Iterator[None]:
+    """``config.pbtxt`` and ``labels.txt`` where they are not there yet; not if the block fails."""
     texts = {
         LABELS_FILE: _labels_to_write(folder, manifest),
         CONFIG_FILE: config_to_write(
             folder / CONFIG_FILE, _facts(folder.name, manifest, label_output)
         ),
     }
-    made = [(folder / name, text) for name, text in texts.items() if text is not None]
-    for path, text in made:
-        write_atomically(path, text)
-    return [path for path, _ in made]
+    made: list[Path] = []
+    try:
+        for name, text in texts.items():
+            if text is not None:
+                made.append(folder / name)
+                write_atomically(folder / name, text)
+        yield
+    except BaseException:
+        for path in made:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _facts(name: str, manifest: Manifest, label_output: str | None) -> ModelFacts:
