@@ -13,7 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from exporter.weights import file_sha256, load_weights
-from runtime.errors import ExportError, InvalidInput, NotFound, TwinportError
+from runtime.errors import ExportError, InvalidInput, NotFound
 from runtime.manifest import Preprocessing
 from runtime.tensors import TensorSpec
 
@@ -102,8 +102,8 @@ def load_source(request: SourceRequest) -> Source:
     inputs = inputs_in_order(module, request.inputs)
     _check_axes(request, inputs)
     return Source(
-        name, factory, module.cpu().eval(), inputs, (),
-        dict(request.ranges), dict(request.values), sha256,
+        name, factory, module.cpu().eval(), fixed_axes(inputs, request.ranges), (),
+        free_ranges(request.ranges), dict(request.values), sha256,
     )  # fmt: skip
 
 
@@ -132,9 +132,10 @@ def _builtin(request: SourceRequest) -> Source:
     _check_axes(request, inputs)
     known = {axis for spec in inputs for axis in spec.shape}
     ranges = {axis: size for axis, size in entry.ranges.items() if axis in known}
+    ranges.update(request.ranges)
     return Source(
-        request.model, request.model, module.eval(), inputs, entry.outputs,
-        {**ranges, **request.ranges}, dict(request.values), sha256, entry.labels,
+        request.model, request.model, module.eval(), fixed_axes(inputs, ranges), entry.outputs,
+        free_ranges(ranges), dict(request.values), sha256, entry.labels,
         Preprocessing(**asdict(entry.image)) if entry.image else None, request.model,
     )  # fmt: skip
 
@@ -170,24 +171,32 @@ def _from_factory(text: str) -> tuple[torch.nn.Module, str]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise NotFound(f"{path} does not exist; give the Python file that holds the factory")
-    name = re.sub(r"\W", "_", path.stem)
+    name = _module_name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ExportError(f"{path} cannot be loaded as Python")
     namespace = importlib.util.module_from_spec(spec)
     # Its neighbours are importable, as when Python itself runs the file.
     sys.path.insert(0, str(path.parent.resolve()))
-    before = sys.modules.get(name)
     sys.modules[name] = namespace
     try:
         spec.loader.exec_module(namespace)
-    except TwinportError:
-        raise
-    except Exception as error:
-        if before is None:
-            del sys.modules[name]
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
         raise ExportError(f"{path.name} fails on import: {_said(error)}") from error
     return namespace
+
+
+def _module_name(path: Path) -> str:
+    """The file's own, unless a module of another file goes by it (``json.py``)."""
+    name = re.sub(r"\W", "_", path.stem)
+    while name in sys.modules and str(path.absolute()) != _file_of(sys.modules[name]):
+        name += "_"
+    return name
+
+
+def _file_of(module: ModuleType) -> str:
+    return str(Path(getattr(module, "__file__", None) or "").absolute())
 
 
 def _import_module(name: str) -> ModuleType:
@@ -197,7 +206,7 @@ def _import_module(name: str) -> ModuleType:
     top = name.partition(".")[0]
     loaded = sys.modules.get(top)
     own = (Path(folder) / top).is_dir() or (Path(folder) / f"{top}.py").is_file()
-    if loaded is not None and own and folder not in str(getattr(loaded, "__file__", "")):
+    if loaded is not None and own and not _lies_in(loaded, folder):
         raise ExportError(
             f"'{top}' is loaded from elsewhere already and hides {top} in this folder; "
             "give the file instead: path/to/file.py:factory"
@@ -211,14 +220,20 @@ def _import_module(name: str) -> ModuleType:
                 "or give path/to/file.py:factory"
             ) from error
         raise ExportError(f"{name} fails on import: {_said(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ExportError(f"{name} fails on import: {_said(error)}") from error
+
+
+def _lies_in(module: ModuleType, folder: str) -> bool:
+    """Whether a module or a package, one without ``__init__.py`` too, is from ``folder``."""
+    places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+    return any(Path(place).is_relative_to(folder) for place in places)
 
 
 def _call_factory(factory: Any, shown: str) -> torch.nn.Module:
     try:
         made = factory if isinstance(factory, torch.nn.Module) else factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ExportError(f"{shown} failed: {_said(error)}; it is called without arguments"
                           ) from error  # fmt: skip
     if not isinstance(made, torch.nn.Module):
@@ -272,6 +287,20 @@ def inputs_in_order(
     ordered = [name for name in known if name in given]
     rest = [name for name in given if name not in ordered]
     return tuple(given[name] for name in ordered + rest)
+
+
+def fixed_axes(inputs: Sequence[TensorSpec], ranges: Mapping[str, Range]) -> tuple[TensorSpec, ...]:
+    """The inputs with a number for each axis whose range has one size only."""
+    sizes = {axis: low for axis, (low, high) in ranges.items() if low == high}
+    return tuple(
+        replace(spec, shape=tuple(sizes.get(str(axis), axis) for axis in spec.shape))
+        for spec in inputs
+    )
+
+
+def free_ranges(ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """The ranges of more than one size."""
+    return {axis: (low, high) for axis, (low, high) in ranges.items() if low < high}
 
 
 def _check_axes(request: SourceRequest, inputs: Sequence[TensorSpec]) -> None:
