@@ -5,10 +5,11 @@ The other way round, torch.onnx alone accepts free axes that the graph then cann
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import numpy as np
 import onnx_ir as ir
@@ -128,7 +129,14 @@ def _output_names(source: Source, examples: Mapping[str, torch.Tensor]) -> list[
             f"the module itself fails on {shapes}: {_first_line(error)}; "
             "check --input, and --range for free axes and --values for integer inputs"
         ) from error
-    own = list(named_outputs(result))
+    values = named_outputs(result)
+    for name, value in values.items():
+        if value.is_complex():
+            raise ExportError(
+                f"output '{name}' is complex, which cannot be served; "
+                "return torch.view_as_real of it"
+            )
+    own = list(values)
     if source.output_names and len(source.output_names) != len(own):
         raise ExportError(f"the module gives {len(own)} outputs, {source.output_names} are named")
     names = list(source.output_names) or own
@@ -147,7 +155,8 @@ def _captured(
         )
     except Exception as error:
         raise ExportError(
-            f"torch.export cannot capture {type(source.module).__name__}: {_first_line(error)}"
+            f"torch.export cannot capture {type(source.module).__name__}: "
+            f"{_why_not_captured(error)}"
         ) from error
 
 
@@ -191,17 +200,27 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
+def _why_not_captured(error: BaseException) -> str:
+    """What torch.export says, and of a violated constraint the line that names the cause."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    if not lines or not lines[0].startswith("Constraints violated"):
+        return _first_line(error)
+    cause = (lines[1] if len(lines) > 1 else lines[0]).partition(". ")[0]
+    return f"{cause}; give that axis a number in --input, or one size with --range"
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters of torch log and warn about their own insides; errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """The exporters of torch log, warn and print about their own insides; errors still raise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
