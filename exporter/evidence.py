@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,53 +23,79 @@ from runtime.proof import truth_with_overflow
 from runtime.tensors import Array
 
 REAL_ROWS = 32
-RANDOM_ROWS = 16
-ROWS_WITHOUT_REAL = 48
+ORDINARY_ROWS = 48
+"""Real and random ones together."""
+EXTREME_ROWS = 5
+"""Of each of the three extreme kinds; 63 samples in all."""
 _VALUES_A_SAMPLE = 1024
+_FEWEST_VALUES = 16
 _POSITIONS_SEED = 20240229
 
 
 def evidence_from_samples(answered: Sequence[Answered], pools: Pools, batchable: bool) -> Golden:
-    """Pick 32 to 64 samples: real and random ones, and all extreme ones.
+    """Pick 32 to 64 samples: real, random and extreme ones.
 
     Real inputs are kept as numbers, as many as fit; synthetic ones by seed. A large
     truth is kept at seeded positions.
     """
     by_kind = {kind: [a for a in answered if a.sample.kind == kind] for kind in pools.extremes}
-    real_rows = REAL_ROWS
+    choice = _Choice(pools, batchable, REAL_ROWS, _VALUES_A_SAMPLE)
     while True:
-        cases = _cases(by_kind, real_rows, pools, batchable)
-        golden = Golden(batchable, tuple(cases), pools.scales())
-        if len(golden_to_bytes(golden)) <= SIZE_LIMIT_BYTES or real_rows == 0:
+        golden = Golden(batchable, tuple(_cases(by_kind, choice)), pools.scales())
+        if len(golden_to_bytes(golden)) <= SIZE_LIMIT_BYTES:
             return golden
-        real_rows //= 2
+        smaller = choice.smaller()
+        if smaller == choice:
+            return golden
+        choice = smaller
 
 
-def _cases(
-    by_kind: dict[str, list[Answered]], real_rows: int, pools: Pools, batchable: bool
-) -> list[Case]:
-    real = by_kind.get("real", [])[: None if real_rows else 0]
-    quotas = {"real": real_rows, "random": RANDOM_ROWS if real else ROWS_WITHOUT_REAL}
-    cases: list[Case] = []
+@dataclass(frozen=True)
+class _Choice:
+    """How much is kept."""
+
+    pools: Pools
+    batchable: bool
+    real_rows: int
+    values: int
+    """Of the truth of one sample, over all outputs."""
+
+    def smaller(self) -> _Choice:
+        """Fewer real inputs, which weigh most; then fewer values of the truth."""
+        if self.real_rows:
+            return replace(self, real_rows=self.real_rows // 2)
+        return replace(self, values=max(_FEWEST_VALUES, self.values // 2))
+
+
+def _cases(by_kind: dict[str, list[Answered]], choice: _Choice) -> list[Case]:
+    real = _kind_cases(by_kind.get("real", []), choice.real_rows, choice)
+    left = ORDINARY_ROWS - sum(_samples(case, choice) for case in real)
+    random = by_kind.get("random", [])
+    if choice.batchable:
+        # What a small batch leaves of its share, the larger ones after it can give.
+        random = sorted(random, key=lambda item: _rows(item.sample))
+    cases = [*real, *_kind_cases(random, left, choice)]
     for kind, answers in by_kind.items():
-        if kind == "real" and not real:
-            continue
-        chosen = _smallest_first(answers) if kind == "random" else answers
-        left = quotas.get(kind, 64)
-        for turn, item in enumerate(chosen):
-            # Each call gives a part, so that every size of the free axes stays in.
-            share = -(-left // (len(chosen) - turn)) if kind == "random" else left
-            if share <= 0:
-                break
-            case = _case(item, share, pools, batchable)
-            cases.append(case)
-            left -= case.rows() if batchable else 1
+        if choice.pools.extremes[kind]:
+            cases += _kind_cases(answers, EXTREME_ROWS, choice)
     return cases
 
 
-def _smallest_first(answers: list[Answered]) -> list[Answered]:
-    """What a small batch leaves of its share, the larger ones after it can give."""
-    return sorted(answers, key=lambda item: _rows(item.sample))
+def _kind_cases(answers: list[Answered], wanted: int, choice: _Choice) -> list[Case]:
+    """``wanted`` samples; each call gives a part, so that every size of the axes stays in."""
+    cases: list[Case] = []
+    left = wanted
+    for turn, item in enumerate(answers):
+        share = -(-left // (len(answers) - turn))
+        if share <= 0:
+            break
+        cases.append(_case(item, share, choice))
+        left -= _samples(cases[-1], choice)
+    return cases
+
+
+def _samples(case: Case, choice: _Choice) -> int:
+    return case.rows() if choice.batchable else 1
 
 
 def _rows(sample: Sample) -> int:
@@ -77,19 +103,16 @@ def _rows(sample: Sample) -> int:
     return shapes[0][0] if shapes and shapes[0] else 1
 
 
-def _case(item: Answered, limit: int, pools: Pools, batchable: bool) -> Case:
-    sample = item.sample
-    rows = min(limit, _rows(sample)) if batchable else _rows(sample)
-    inputs = {
-        name: _first_rows(value, rows) if batchable else value
-        for name, value in sample.inputs.items()
-    }
-    truth = {
-        name: _kept(_expected(item, name)[:rows] if batchable else _expected(item, name),
-                    rows if batchable else 1, len(item.truth))
-        for name in item.truth
-    }  # fmt: skip
-    return Case(sample.kind, pools.extremes[sample.kind], inputs, truth)
+def _case(item: Answered, limit: int, choice: _Choice) -> Case:
+    sample, values = item.sample, max(_FEWEST_VALUES, choice.values // len(item.truth))
+    inputs, samples = dict(sample.inputs), 1
+    truth = {name: _expected(item, name) for name in item.truth}
+    if choice.batchable:
+        samples = min(limit, _rows(sample))
+        inputs = {name: _first_rows(value, samples) for name, value in inputs.items()}
+        truth = {name: array[:samples] for name, array in truth.items()}
+    kept = {name: _kept(array, samples, values) for name, array in truth.items()}
+    return Case(sample.kind, sample.extreme, inputs, kept)
 
 
 def _expected(item: Answered, name: str) -> Array:
@@ -100,18 +123,13 @@ def _expected(item: Answered, name: str) -> Array:
 
 
 def _first_rows(value: Array | Drawn, rows: int) -> Array | Drawn:
-    """The first rows; a sequential draw of fewer rows begins with the same numbers."""
+    """The first rows; a draw of fewer rows begins with the same numbers."""
     if not isinstance(value, Drawn):
         return np.ascontiguousarray(value[:rows])
-    if value.draw.shape[0] == rows:
-        return value
-    shorter = drawn_from_draw(replace(value.draw, shape=(rows, *value.draw.shape[1:])))
-    same = np.array_equal(shorter.array(), value.array()[:rows])
-    return shorter if same else np.ascontiguousarray(value.array()[:rows])
+    return drawn_from_draw(replace(value.draw, shape=(rows, *value.draw.shape[1:])))
 
 
-def _kept(truth: Array, samples: int, outputs: int) -> Kept:
-    limit = max(16, 4 * _VALUES_A_SAMPLE // max(4, outputs))
-    if truth.size <= limit * samples or truth.size == 0:
-        return Kept(np.ascontiguousarray(truth), truth.shape)
-    return kept_sample(truth, samples, _POSITIONS_SEED, limit)
+def _kept(truth: Array, samples: int, values: int) -> Kept:
+    if truth.size <= values * samples:
+        return Kept(np.asarray(truth, order="C"), truth.shape)
+    return kept_sample(truth, samples, _POSITIONS_SEED, values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from exporter.evidence import evidence_from_samples
 from exporter.joined import Joined, check_joined
@@ -95,10 +95,12 @@ def prove(
     until = started + options.budget_s
     axis = shared_batch_axis(tuple(source.inputs))
     rows = axis is not None and shared_batch_axis((*source.inputs, *outputs)) == axis
-    plan = Plan(source, axis, options.seed)
+    plan = Plan(source, axis, rows, options.seed)
     trio = Trio(source, [spec.name for spec in outputs], backend)
-    run = _Run(Pools(rows))
-    joined = _joined(trio, plan, rows)
+    trio.check_repeats(next(plan.random()))
+    joined = _joined(trio, plan)
+    plan = replace(plan, rows=joined.batchable)
+    run = _Run(Pools(joined.batchable))
     if real is not None:
         run.take(trio, real_samples(real.inputs, plan), len(plan.batch_sizes()), until)
     run.take(trio, plan.extremes(), 3, until)
@@ -127,14 +129,14 @@ def prove(
         judgements=judgements,
         labels=labels,
         warnings=_warnings(run, options),
-        allowed=_allowed(options),
+        allowed=_waivers_used(run.pools, trio.lowered, options),
         reason=reason,
     )
     return Proved(proof, golden)
 
 
-def _joined(trio: Trio, plan: Plan, rows: bool) -> Joined:
-    if plan.batch_axis is None or not rows:
+def _joined(trio: Trio, plan: Plan) -> Joined:
+    if plan.batch_axis is None or not plan.rows:
         return Joined(False, "not every input and output has the same free axis first")
     several = [sample for sample in plan.first_samples() if sample.axes[plan.batch_axis] > 1]
     return check_joined(trio, several, plan.batch_axis)
@@ -142,13 +144,13 @@ def _joined(trio: Trio, plan: Plan, rows: bool) -> Joined:
 
 def _judged(pools: Pools, options: ProofOptions) -> tuple[Judgement, ...]:
     """A judgement for each output and kind, the ordinary kinds first."""
-    judgements = [
-        judge(
-            pool, output, kind,
-            extreme=pools.extremes[kind], may_be_constant=output in options.allow_constant,
-        )
-        for (output, kind), pool in pools.pools.items()
-    ]  # fmt: skip
+    judgements = []
+    for (output, kind), pool in pools.pools.items():
+        # A single real call has nothing to differ from; the random kind answers for it.
+        alone = kind == "real" and not pool.compared
+        waived = alone or output in options.allow_constant
+        extreme = pools.extremes[kind]
+        judgements.append(judge(pool, output, kind, extreme=extreme, may_be_constant=waived))
     return tuple(sorted(judgements, key=lambda item: item.extreme))
 
 
@@ -194,6 +196,13 @@ def _warnings(run: _Run, options: ProofOptions) -> tuple[str, ...]:
     )
 
 
-def _allowed(options: ProofOptions) -> tuple[str, ...]:
-    waivers = [f"--allow-constant {name}" for name in sorted(options.allow_constant)]
-    return (*waivers, "--allow-degraded-truth") if options.allow_degraded_truth else (*waivers,)
+def _waivers_used(pools: Pools, lowered: Sequence[str], options: ProofOptions) -> tuple[str, ...]:
+    """The waivers without which the verdict would be another."""
+    constant = {
+        output
+        for (output, kind), pool in pools.pools.items()
+        if output in options.allow_constant and not pools.extremes[kind] and not pool.varies()
+    }
+    waivers = tuple(f"--allow-constant {output}" for output in sorted(constant))
+    degraded = bool(lowered) and options.allow_degraded_truth
+    return (*waivers, "--allow-degraded-truth") if degraded else waivers

@@ -20,6 +20,7 @@ from exporter.real import RealData, real_data
 from exporter.source import Source, SourceRequest, load_source
 from exporter.write import Written, writable, write_version
 from runtime.backends.factory import open_backend
+from runtime.errors import InvalidInput
 from runtime.layout import check_model_name, staged_folder
 from runtime.manifest import Artifact, Manifest, ModuleOrigin
 from runtime.manifest import Source as SourceRecord
@@ -81,6 +82,7 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
     real = real_data(source, request.data, request.samples)
     notify(f"exporting {source.module_class}, {source.parameters:,} parameters")
     graph = _graph(source, request.opset, passes_for(request))
+    _check_waivers(request.proof, graph)
     with staged_folder(folder) as staging:
         (staging / MODEL_FILE).write_bytes(graph.data)
         notify(f"proving against PyTorch in float64{_on(real)}")
@@ -102,6 +104,15 @@ def _graph(source: Source, opset: int, passes: Sequence[Pass]) -> _Graph:
     model = run_passes(model, passes)
     data = ir.to_proto(model).SerializeToString(deterministic=True)
     return _Graph(data, specs_from_values(model.graph.outputs), origins)
+
+
+def _check_waivers(options: ProofOptions, graph: _Graph) -> None:
+    names = [spec.name for spec in graph.outputs]
+    for name in sorted(options.allow_constant):
+        if name not in names:
+            raise InvalidInput(
+                f"--allow-constant names the output '{name}'; the outputs are {', '.join(names)}"
+            )
 
 
 def _prove(

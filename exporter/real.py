@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from exporter.samples import shared_batch_axis
 from exporter.source import Source
 from runtime.errors import InvalidInput, NotFound
 from runtime.tensors import Array, check_array
@@ -20,7 +21,8 @@ class RealData:
 
     Attributes:
         name: Of the data set, for people.
-        inputs: ``[rows, ...]`` for each input of the model.
+        inputs: ``[rows, ...]`` for each input of the model; ``[calls, ...]``, a whole input
+            each, where the inputs have no free axis 0 in common.
         labels: ``[rows]`` class of each row, where known.
         label_output: The output whose largest value names the class.
     """
@@ -95,7 +97,19 @@ def _from_npz(source: Source, path: Path) -> RealData:
             f"{path.name} holds {', '.join(sorted(arrays)) or 'nothing'}; "
             f"the model takes {', '.join(wanted)}"
         )
+    whole = shared_batch_axis(source.inputs) is None
+    if whole:
+        arrays = _calls(arrays, source)
     sizes: dict[str, int] = {}
     for spec in source.inputs:
-        check_array(arrays[spec.name], spec, sizes)
+        array = arrays[spec.name]
+        if array.size == 0:
+            raise InvalidInput(f"{path.name} holds no rows of '{spec.name}'; give at least one")
+        check_array(array[0] if whole and array.ndim else array, spec, sizes)
     return RealData(path.name, arrays)
+
+
+def _calls(arrays: Mapping[str, Array], source: Source) -> dict[str, Array]:
+    """``[calls, ...]`` for each input; arrays of the inputs' own rank are one call."""
+    own = all(arrays[spec.name].ndim == len(spec.shape) for spec in source.inputs)
+    return {name: array[np.newaxis] if own else array for name, array in arrays.items()}

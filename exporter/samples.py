@@ -19,7 +19,7 @@ POOLED_SAMPLES = 64
 """At least so many samples of each ordinary kind."""
 LARGEST_BATCH = 64
 _CONSTANTS = (-2.0, 2.0)
-"""Rows of the constant kind step from the first towards the second."""
+"""Between these lie the values of the constant kind, one a row."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,14 @@ class Plan:
 
     Attributes:
         batch_axis: The free axis that is first in every input, where there is one.
+        rows: Whether a row along that axis is a sample of its own; else a whole call is
+            one, and each size is met twice in a row, so that there is something to compare.
         seed: Of all draws.
     """
 
     source: Source
     batch_axis: str | None
+    rows: bool
     seed: int
 
     def batch_sizes(self) -> tuple[int, ...]:
@@ -80,10 +83,14 @@ class Plan:
         pooled, turn = 0, 0
         rounds = self.first_round()
         while turn < rounds or pooled < POOLED_SAMPLES:
-            sample = self._drawn("random", turn, self._sizes(turn))
+            sample = self._drawn("random", turn, self._sizes(turn if self.rows else turn // 2))
             yield sample
-            pooled += sample.axes[self.batch_axis] if self.batch_axis else 1
+            pooled += self.samples_in(sample)
             turn += 1
+
+    def samples_in(self, sample: Sample) -> int:
+        """Rows of a call where a row is a sample, else one."""
+        return sample.axes[self.batch_axis] if self.rows and self.batch_axis else 1
 
     def first_samples(self) -> list[Sample]:
         """The random kind's first round."""
@@ -92,7 +99,7 @@ class Plan:
     def first_round(self) -> int:
         """Calls until every size of every axis was met."""
         others = max((len(sizes) for sizes in self.axis_sizes().values()), default=1)
-        return max(len(self.batch_sizes()), others)
+        return max(len(self.batch_sizes()), others) * (1 if self.rows else 2)
 
     def extremes(self) -> Iterator[Sample]:
         """Zeros, constants and large values, where an input is a float at all."""
@@ -148,19 +155,26 @@ def shared_batch_axis(tensors: tuple[TensorSpec, ...]) -> str | None:
 def real_samples(
     inputs: Mapping[str, Array], plan: Plan, limit: int = POOLED_SAMPLES
 ) -> Iterator[Sample]:
-    """Cut real rows into calls of the plan's batch sizes; fixed shapes take one row a call.
+    """Cut real rows into calls of the plan's batch sizes.
 
     Args:
-        inputs: ``[rows, ...]`` for each input.
+        inputs: ``[rows, ...]`` for each input; ``[calls, ...]``, a whole input each, where
+            the inputs have no batch axis.
         plan: Says whether rows may be sent together.
-        limit: Rows at most.
+        limit: Samples at most.
     """
-    rows = min(limit, *(len(array) for array in inputs.values()))
+    rows = min(len(array) for array in inputs.values())
+    if plan.batch_axis is None:
+        for call in range(min(rows, limit)):
+            part = {name: np.array(array[call], order="C") for name, array in inputs.items()}
+            yield Sample("real", False, part, {})
+        return
     sizes = plan.batch_sizes()
-    start, turn = 0, 0
-    while start < rows:
-        size = min(sizes[turn % len(sizes)], rows - start)
+    start, turn, pooled = 0, 0, 0
+    while start < rows and pooled < limit:
+        size = min(sizes[(turn if plan.rows else turn // 2) % len(sizes)], rows - start)
+        size = min(size, limit - pooled) if plan.rows else size
         part = {name: np.ascontiguousarray(a[start : start + size]) for name, a in inputs.items()}
-        axes = {plan.batch_axis: size} if plan.batch_axis else {}
-        yield Sample("real", False, part, axes)
-        start, turn = start + size, turn + 1
+        sample = Sample("real", False, part, {plan.batch_axis: size})
+        yield sample
+        start, turn, pooled = start + size, turn + 1, pooled + plan.samples_in(sample)

@@ -40,6 +40,24 @@ class Trio:
         """Operators of the truth that fell below float64 so far."""
         return self._truth.lowered
 
+    def check_repeats(self, sample: Sample) -> None:
+        """Refuse a module whose answer is not a function of its inputs.
+
+        Its float32 error would be its own randomness, and excuse any artifact.
+
+        Raises:
+            ExportError: The same inputs gave two answers, or the module fails on them.
+        """
+        first, second = (self.module_answers(sample.arrays(), sample)[0] for _ in range(2))
+        for name, answer in first.items():
+            again = second[name]
+            same = answer.shape == again.shape and answer.tobytes() == again.tobytes()
+            if not same:
+                raise ExportError(
+                    f"the module gives two answers for the same inputs in output '{name}'; "
+                    "take random numbers (dropout that ignores eval) and counters out of forward"
+                )
+
     def run(self, sample: Sample) -> Answered:
         """Run one sample through all three.
 

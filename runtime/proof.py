@@ -58,6 +58,8 @@ class ErrorPool:
     integral: bool = False
     deviation: float = 0.0
     """Largest difference of a sample's truth from the first one of its shape."""
+    compared: bool = False
+    """Whether any two samples had the same shape, so that the deviation says something."""
     wrong_shape: str = ""
     _first: dict[tuple[int, ...], Array] = field(default_factory=dict, repr=False)
 
@@ -106,10 +108,15 @@ class ErrorPool:
             self.deviation = float("inf") if truth.size else self.deviation
             return
         samples = truth if self.rows and truth.ndim else truth[np.newaxis]
+        self.compared |= len(samples) > 1 or samples.shape[1:] in self._first
         first = self._first.setdefault(samples.shape[1:], samples[0].astype(np.float64))
         with np.errstate(invalid="ignore"):  # infinity minus infinity
             moved = np.abs(samples.astype(np.float64) - first)
         self.deviation = max(self.deviation, float(np.nan_to_num(moved, nan=0.0).max()))
+
+    def varies(self) -> bool:
+        """Whether the truth differs between samples by more than rounding."""
+        return self.deviation > FLOOR * self.max_truth
 
     def scale(self) -> Scale:
         """The yardstick that these samples give: float32's own error, floored."""
@@ -192,13 +199,9 @@ def _general_verdict(pool: ErrorPool, extreme: bool, constant: bool) -> tuple[_V
         return "failed", f"{pool.differing} of {pool.elements} {what}"
     if not extreme and pool.not_numbers:
         return "failed", f"{pool.not_numbers} of {pool.elements} values are NaN"
-    if not extreme and not constant and not _varies(pool):
+    if not extreme and not constant and not pool.varies():
         return "vacuous", f"the output does not vary over {pool.samples} samples"
     return "passed", ""
-
-
-def _varies(pool: ErrorPool) -> bool:
-    return pool.deviation > FLOOR * pool.max_truth
 
 
 def _ordinary_verdict(rms_factor: float, max_factor: float) -> tuple[_Verdict, str]:
