@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
-from pathlib import Path
 
 import click
 import pytest
@@ -155,7 +154,8 @@ def test_a_command_sets_the_exit_code_through_its_context():
     assert cli.run_command(a_command(lambda: None), []) == 0
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_error(unbuffered):
     code = (
         "import click; from runtime.cli import run_command; import sys;"
         "work = click.Command('work', callback=lambda: print('x' * 9, end=''));"
@@ -166,6 +166,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     )
     assert program.stdin is not None
     assert program.stdout is not None

@@ -50,14 +50,14 @@ def test_a_wrong_artifact_fails_with_the_output_that_differs(write_toy):
     assert found.reason.startswith("output 'total' on random inputs is failed: RMS error is ")
 
 
-def test_requests_are_cut_and_joined_up_to_the_models_batch(write_toy):
+@pytest.mark.parametrize(("limit", "sizes"), [(8, [1, 2, 7, 6]), (4, [1, 2, 4, 4, 4, 1])])
+def test_requests_are_cut_and_joined_up_to_the_models_batch(limit, sizes, write_toy):
     folder = write_toy()
-    manifest = read_manifest(folder / FILE_NAME)
+    manifest = replace(read_manifest(folder / FILE_NAME), max_batch_size=limit)
     with closing(open_backend("onnxruntime", folder / "model.onnx")) as backend:
         recording = Recording(backend)
         replay_version(folder, manifest, recording)
-    assert recording.sizes == [1, 2, 7, 6]
-    assert max(recording.sizes) <= manifest.max_batch_size
+    assert recording.sizes == sizes
 
 
 def test_an_artifact_that_refuses_its_evidence_has_failed(write_toy):
