@@ -121,10 +121,16 @@ def _rows(answer: Answer) -> list[tuple[str, str]]:
     return [
         (
             f"{answer.file}[{index}]" if several else answer.file,
-            "  ".join(f"{label.name}  ({label.probability:.3f})" for label in labels),
+            "  ".join(_label_text(label) for label in labels),
         )
         for index, labels in enumerate(answer.labels)
     ]
+
+
+def _label_text(label: Label) -> str:
+    if math.isnan(label.probability):
+        return "no label  (the answer is not a number)"
+    return f"{label.name}  ({label.probability:.3f})"
 
 
 def _array_text(name: str, array: Array) -> str:

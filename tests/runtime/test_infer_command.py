@@ -140,6 +140,12 @@ def test_top_prints_as_many_labels_best_first(shade, twinport, tmp_path):
     assert ran.out == f"{tmp_path}/x.npy  light  (0.731)  dark  (0.269)\n"
 
 
+def test_an_answer_that_is_no_number_gets_no_label(shade, twinport, tmp_path):
+    np.save(tmp_path / "x.npy", np.full((1, 1, 2, 2), np.nan, dtype=np.float32))
+    ran = twinport("infer", "shade", tmp_path / "x.npy", "--url", shade.url)
+    assert ran.out == f"{tmp_path}/x.npy  no label  (the answer is not a number)\n"
+
+
 def test_every_row_of_an_array_has_its_line(shade, twinport, tmp_path):
     array = np.stack([np.zeros((1, 2, 2)), np.ones((1, 2, 2))]).astype(np.float32)
     np.save(tmp_path / "x.npy", array)
