@@ -98,7 +98,7 @@ def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
         # Else a second server shares the port without a word.
         ("grpc.so_reuseport", 0),
         # Else a client that keeps its connection alive is sent away for too many pings.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
 
@@ -127,8 +127,9 @@ async def _serve(settings: ServerSettings, report: Callable[[str], None]) -> Non
     await server.start()
     report(f"listening on {address}")
     loading = asyncio.create_task(_load(repository, report))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_EXCEPTION)
+    # Loading ends without an exception but for a defect; then there is nothing to wait for.
+    loading.add_done_callback(lambda task: stop.set() if task.exception() else None)
+    await stop.wait()
     await _drain(server, servicer, settings.drain_seconds)
     if not loading.done() or repository.busy:
         _leave_at_once()

@@ -158,7 +158,8 @@ def write_toy(
         name: The model's name; that of the kind where none is given.
         version: Its number.
         manifest: Whether manifest and evidence are written; else only the graph is.
-        changes: Fields of ``Toy`` to replace; those of the graph make the proof fail.
+        changes: Fields of ``Toy`` to replace: ``samples`` in the evidence, others in the
+            graph alone, so that the proof fails.
     """
     toy, label = TOYS[kind](), name or kind
     folder = repository / label / str(version)
@@ -175,7 +176,8 @@ def write_toy(
         (repository / label / CONFIG_FILE).write_text(text)
     evidence = None
     if toy.compute is not None:
-        golden = golden_to_bytes(_golden(toy))
+        proved = replace(toy, samples=changes.get("samples", toy.samples))
+        golden = golden_to_bytes(_golden(proved))
         (folder / GOLDEN_FILE).write_bytes(golden)
         evidence = Evidence(GOLDEN_FILE, hashlib.sha256(golden).hexdigest(), 16)
     record = Manifest(
@@ -218,7 +220,7 @@ def toy_writer() -> Callable[..., Path]:
 
 @dataclass
 class ServerProcess:
-    """A server of its own process, with its models tried.
+    """A server in a process of its own.
 
     Attributes:
         lines: What it printed so far, one item a line.
@@ -230,14 +232,14 @@ class ServerProcess:
     lines: list[str] = field(default_factory=list)
     address: str = ""
 
-    def wait_ready(self) -> None:
-        """Read on until every model was tried; fails where the process ends before."""
+    def wait_for(self, text: str) -> None:
+        """Read on until a line holds a text; fails where the process ends before."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
             if "listening on" in line:
                 self.address = line.split()[-1]
-            if "models ready" in line:
+            if text in line:
                 return
         raise AssertionError(f"the server ended: {self.log.read_text()}")
 
@@ -249,11 +251,14 @@ class ServerProcess:
 
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
-    """Start ``python -m runtime REPOSITORY`` on a free port and wait for its models."""
+    """Start ``python -m runtime REPOSITORY`` on a free port and wait for a line of its output."""
     started: list[ServerProcess] = []
 
     def start(
-        repository: Path, *options: str, program: tuple[str, ...] = ("-m", "runtime")
+        repository: Path,
+        *options: str,
+        program: tuple[str, ...] = ("-m", "runtime"),
+        until: str = "models ready",
     ) -> ServerProcess:
         folder = tmp_path_factory.mktemp("server")
         log = folder / "stderr"
@@ -266,7 +271,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             )  # fmt: skip
         server = ServerProcess(process, log)
         started.append(server)
-        server.wait_ready()
+        server.wait_for(until)
         return server
 
     yield start

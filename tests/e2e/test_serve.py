@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from protos import METHODS, SERVICE
 from runtime.client import Client
 from runtime.codec import arrays_from_response, request_from_arrays
+from runtime.errors import Unavailable
 
 X = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
 FOREVER = 10**9
@@ -49,9 +50,11 @@ def slow_call(channel, times):
     """Start a request that runs in the server when this returns."""
     arrays = {"x": np.ones((1, 256), np.float32), "times": np.array(times)}
     request = request_from_arrays(arrays, model="slow")
-    future = raw_call(channel, "ModelInfer").future(request.SerializeToString())
-    # One connection keeps the order: once this is answered the other has arrived.
     raw_call(channel, "ServerLive")(b"")
+    future = raw_call(channel, "ModelInfer").future(request.SerializeToString())
+    # A connection that stands keeps the order: once these are answered it has arrived.
+    for _ in range(3):
+        raw_call(channel, "ServerLive")(b"")
     return future
 
 
@@ -289,4 +292,34 @@ def test_a_client_that_gave_up_does_not_hold_the_others_up(start_server, write_t
             call.cancel()
         first.result()
         slow_call(channel, 1).result(timeout=60)
+    assert server.stop() == 0
+
+
+def test_while_it_loads_the_server_is_alive_and_not_ready_and_can_be_stopped(
+    start_server, write_toy, repository
+):
+    write_toy("slow", samples={"x": np.ones((1, 256), np.float32), "times": np.array(FOREVER)})
+    server = start_server(repository, until="listening on")
+    with Client(server.address) as client:
+        assert client.live()
+        assert not client.ready()
+        assert not client.model_ready("slow")
+        with pytest.raises(Unavailable, match="LOADING"):
+            client.model_metadata("slow")
+    with grpc.insecure_channel(server.address) as channel:
+        request = health_pb2.HealthCheckRequest()
+        status = health_pb2_grpc.HealthStub(channel).Check(request).status
+        assert status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert server.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_client_that_pings_every_second_is_not_sent_away(start_server, write_toy, repository):
+    write_toy("slow")
+    server = start_server(repository, "--drain-seconds", "0")
+    options = [("grpc.keepalive_time_ms", 1100), ("grpc.http2.max_pings_without_data", 0)]
+    with grpc.insecure_channel(server.address, options=options) as channel:
+        running = slow_call(channel, FOREVER)
+        with pytest.raises(grpc.FutureTimeoutError):
+            running.result(timeout=8)
     assert server.stop() == 0

@@ -355,16 +355,20 @@ async def test_a_state_folder_that_cannot_be_written_is_a_warning(
     assert "cannot be written" in caplog.text
 
 
-async def test_watchers_hear_of_every_version(write_toy, repository, tmp_path):
+async def test_watchers_hear_of_every_version_and_ready_is_said_once_all_are_tried(
+    write_toy, repository, tmp_path
+):
     write_toy("linear")
     write_toy("linear", version=2)
     options = LoadOptions(BackendOptions(), False, VerdictStore(tmp_path / "state"))
     watched = Repository(repository, options)
     seen = []
-    watched.watch(lambda: seen.append(len(watched.entries["linear"].ready())))
+    watched.watch(
+        lambda: seen.append((len(watched.entries["linear"].ready()), watched.all_ready()))
+    )
     await watched.load()
     watched.close()
-    assert seen == [1, 2, 2]
+    assert seen == [(1, False), (2, False), (2, True)]
 
 
 async def test_after_closing_nothing_answers(write_toy, load):
