@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 
 import numpy as np
@@ -298,6 +299,8 @@ async def test_what_is_too_late_is_not_run(servicer, monkeypatch):
     status, _ = await status_of(ask(servicer, "ModelInfer", infer_request(), late))
     assert status is Status.DEADLINE_EXCEEDED
     assert ran == []
+    status, _ = await status_of(ask(servicer, "ServerLive", call=late))
+    assert status is Status.DEADLINE_EXCEEDED
 
 
 async def test_a_request_that_takes_too_long_ends_at_its_deadline(write_toy, open_service):
@@ -386,21 +389,29 @@ async def test_malformed_bytes_in_a_stream_are_the_clients_error(servicer):
         assert status is Status.INVALID_ARGUMENT
 
 
-async def test_draining_lets_what_runs_finish_and_refuses_what_comes(write_toy, open_service):
-    write_toy("slow")
+async def test_draining_lets_what_runs_finish_and_refuses_what_comes(
+    write_toy, open_service, monkeypatch
+):
+    write_toy("linear")
     servicer = await open_service()
-    arrays = {"x": np.zeros((128, 256), np.float32), "times": np.array(2000)}
-    request = request_from_arrays(arrays, model="slow")
-    running = asyncio.create_task(ask(servicer, "ModelInfer", request))
+    gate, sound = threading.Event(), OrtBackend.infer
+
+    def waiting(*arguments):
+        assert gate.wait(60)
+        return sound(*arguments)
+
+    monkeypatch.setattr(OrtBackend, "infer", waiting)
+    running = asyncio.create_task(ask(servicer, "ModelInfer", infer_request()))
     await asyncio.sleep(0)
     servicer.begin_drain()
-    assert not await servicer.wait_idle(0.001)
-    status, text = await status_of(ask(servicer, "ModelInfer", request))
+    status, text = await status_of(ask(servicer, "ModelInfer", infer_request()))
     assert status is Status.UNAVAILABLE
     assert "shutting down" in text
     assert not (await ask(servicer, "ServerReady")).ready
-    assert not (await ask(servicer, "ModelReady", name="slow")).ready
+    assert not (await ask(servicer, "ModelReady", name="linear")).ready
     assert (await ask(servicer, "ServerLive")).live
     assert await health(servicer) == NOT_SERVING
-    assert (await running).model_name == "slow"
-    assert await servicer.wait_idle(30)
+    assert not await servicer.wait_idle(0.01), "others came and went, one still runs"
+    gate.set()
+    assert (await running).model_name == "linear"
+    assert await servicer.wait_idle(60)
