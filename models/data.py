@@ -177,10 +177,7 @@ def resized(images: UInt8Array) -> Tensor:
 
 def normalised(scaled: Tensor) -> Tensor:
     """``(x - mean) / std`` of pixels in [0, 1]; any shape."""
-    # As tensors, since torchvision's Normalize rounds the two constants to float32 first.
-    mean = torch.tensor(MEAN, device=scaled.device)
-    std = torch.tensor(STD, device=scaled.device)
-    return scaled.sub(mean).div(std)
+    return (scaled - MEAN) / STD
 
 
 def mean_and_std(dataset: Iterable[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:

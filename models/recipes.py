@@ -40,6 +40,9 @@ class Recipe:
     held_out: float = 0.0
     """The last part of the training images, kept back to choose the best epoch; where
     it is 0, the test images choose."""
+    best_by: Literal["accuracy", "loss"] = "accuracy"
+    """What makes an epoch the best; the loss where few images choose, since their accuracy
+    differs more by chance than the last epochs do."""
     test_batch_size: int = 1000
     log_every: int = 100
 
@@ -65,6 +68,7 @@ LENET5_RECIPES: Mapping[str, Recipe] = {
         label_smoothing=0.05,
         augmentation=Augmentation(degrees=10.0, shift_pixels=2.0, scale=0.1, shear=0.1),
         held_out=1 / 12,
+        best_by="loss",
     ),
 }
 

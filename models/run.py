@@ -7,7 +7,7 @@ import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,10 +77,16 @@ class EpochRecord:
     accuracy: float
     """Share of right answers over the same images."""
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Greater is better: accuracy, then a smaller loss."""
-        return self.accuracy, -self.loss
+    def better_than(self, other: EpochRecord, by: Literal["accuracy", "loss"]) -> bool:
+        """Whether this epoch's weights should replace the other's; the second number breaks ties.
+
+        Args:
+            other: An earlier epoch.
+            by: Which of the two numbers counts first.
+        """
+        if by == "accuracy":
+            return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+        return (-self.loss, self.accuracy) > (-other.loss, other.accuracy)
 
 
 class Run:
@@ -113,7 +119,7 @@ class Run:
 
     def finish_epoch(self, record: EpochRecord) -> bool:
         """Note an epoch; keep its weights and say True where it is the best so far."""
-        better = not self.records or record.rank > self.best.rank
+        better = not self.records or record.better_than(self.best, self.recipe.best_by)
         self.records.append(record)
         if better:
             self.best_epoch = record.epoch

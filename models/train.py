@@ -202,12 +202,13 @@ def _save_best(
 
 
 def _how_chosen(recipe: Recipe) -> str:
+    best = {"accuracy": "highest accuracy", "loss": "lowest loss"}[recipe.best_by]
     if recipe.held_out:
         return (
-            "highest accuracy on validation images held out from the training images; "
+            f"{best} on validation images held out from the training images; "
             "the test images had no part in it"
         )
-    return "highest accuracy on the test images, so its test accuracy is a little flattering"
+    return f"{best} on the test images, so its test accuracy is a little flattering"
 
 
 def _weights_path(job: Job) -> Path:

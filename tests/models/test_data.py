@@ -1,4 +1,10 @@
+import functools
+import gzip
+import hashlib
 import os
+import socket
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +113,6 @@ def test_without_a_network_one_line_says_what_to_do(nowhere, no_network, capfd):
 
 
 def test_a_mirror_that_never_answers_is_given_up(nowhere, monkeypatch):
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
@@ -136,16 +140,54 @@ def test_a_download_that_breaks_off_leaves_no_short_files(nowhere, monkeypatch):
     assert list((nowhere / "data").iterdir()) == []
 
 
-def test_a_download_is_renamed_into_the_folder_that_was_named(nowhere, monkeypatch):
-    monkeypatch.setattr(MNIST, "download", lambda self: fill(Path(self.raw_folder)))
+@pytest.fixture
+def mirror(tmp_path_factory, monkeypatch):
+    """A mirror on this machine, with twelve images in each part."""
+    shop = tmp_path_factory.mktemp("mirror")
+    packed = {
+        f"{file.name}.gz": gzip.compress(file.read_bytes())
+        for file in raw_folder(write_mnist(shop)).iterdir()
+    }
+    for name, content in packed.items():
+        (shop / name).write_bytes(content)
+    handler = functools.partial(QuietHandler, directory=str(shop))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sums = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
+        monkeypatch.setattr(MNIST, "resources", sums)
+        monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        yield shop
+        server.shutdown()
 
-    def fill(raw):
-        raw.rmdir()
-        write_mnist(raw.parent.parent)
 
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def test_a_download_is_quiet_and_ends_in_the_folder_that_was_named(nowhere, mirror, capfd):
     folder = find_mnist(nowhere / "fresh")
-    assert len(load_mnist(folder, train=True)) == 12
+    assert capfd.readouterr() == ("", ""), "torchvision's progress bars are kept away"
+    assert np.array_equal(load_mnist(folder, train=True).images, images(12))
     assert [path.name for path in folder.iterdir()] == ["MNIST"]
+    assert len(list(raw_folder(folder).iterdir())) == 4
+
+
+def test_packed_files_that_are_there_need_no_network(nowhere, mirror, monkeypatch):
+    raw = raw_folder(nowhere / "data")
+    raw.mkdir(parents=True)
+    for packed in mirror.glob("*.gz"):
+        (raw / packed.name).write_bytes(packed.read_bytes())
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    assert np.array_equal(load_mnist(find_mnist(), train=False).images, images(12))
+
+
+def test_a_file_with_another_checksum_is_not_taken(nowhere, mirror):
+    for packed in mirror.glob("t10k-labels*.gz"):
+        packed.write_bytes(gzip.compress(b"other"))
+    with pytest.raises(DataMissing, match="corrupted"):
+        find_mnist()
+    assert list(nowhere.iterdir()) == []
 
 
 def test_a_damaged_file_is_one_line_that_names_the_folder(nowhere):

@@ -119,6 +119,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, model, recipe):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
+def test_the_best_weights_so_far_are_there_while_a_run_goes(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(job(tmp_path), Stop(2, 1))
+    card = load_checkpoint(registry.entry("lenet5").build(), tmp_path / "lenet5.safetensors")
+    assert card.epoch == 1
+    assert card.accuracy == {"validation": read_state(tmp_path)["records"][0]["accuracy"]}
+
+
 def test_the_state_holds_optimizer_schedule_and_every_generator(tmp_path):
     train(job(tmp_path, epochs=1))
     state = read_state(tmp_path)
@@ -206,44 +214,56 @@ def test_a_damaged_or_foreign_state_is_one_line_and_never_executed(tmp_path, cap
     assert "executed" not in capsys.readouterr().out
 
 
-def small_run(seed=0):
-    recipe = Recipe("test", epochs=9, batch_size=1, learning_rate=0.1)
-    return Run(nn.Linear(1, 1), recipe, seed=seed, batches=1, device=torch.device("cpu"))
-
-
-def test_the_best_epoch_is_the_most_accurate_and_among_equals_the_surest():
-    run = small_run()
-    kept = []
-    for epoch, (accuracy, loss) in enumerate(
-        [(0.5, 1.0), (0.4, 0.1), (0.7, 2.0), (0.7, 2.0), (0.7, 1.5), (0.6, 0.0)], start=1
-    ):
+@pytest.mark.parametrize(
+    ("best_by", "epochs", "kept", "best"),
+    [
+        (
+            "accuracy",
+            [(0.5, 1.0), (0.4, 0.1), (0.7, 2.0), (0.7, 2.0), (0.7, 1.5), (0.6, 0.0)],
+            [True, False, True, False, True, False],
+            5,
+        ),
+        (
+            "loss",
+            [(0.5, 1.0), (0.9, 1.1), (0.4, 0.5), (0.4, 0.5), (0.6, 0.5), (0.9, 0.6)],
+            [True, False, True, False, True, False],
+            5,
+        ),
+    ],
+)
+def test_the_best_epoch_is_that_of_the_recipes_measure_and_the_other_breaks_ties(
+    best_by, epochs, kept, best
+):
+    recipe = Recipe("test", epochs=9, batch_size=1, learning_rate=0.1, best_by=best_by)
+    run = Run(nn.Linear(1, 1), recipe, seed=0, batches=1, device=torch.device("cpu"))
+    found = []
+    for epoch, (accuracy, loss) in enumerate(epochs, start=1):
         with torch.no_grad():
             run.module.bias.fill_(epoch)
-        kept.append(run.finish_epoch(EpochRecord(epoch, 0.0, loss, accuracy)))
-    assert kept == [True, False, True, False, True, False]
-    assert run.best_epoch == run.best.epoch == 5
-    assert run.best_weights["bias"].item() == 5, "a copy, not the weights that train on"
+        found.append(run.finish_epoch(EpochRecord(epoch, 0.0, loss, accuracy)))
+    assert found == kept
+    assert run.best_epoch == run.best.epoch == best
+    assert run.best_weights["bias"].item() == best, "a copy, not the weights that train on"
 
 
 def test_the_kept_weights_have_the_accuracy_that_the_card_states(tmp_path, small_world):
-    trained = train(job(tmp_path, epochs=6, batch_size=16))
-    accuracies = [record.accuracy for record in trained.records]
-    assert max(accuracies) > accuracies[0]
-    assert trained.card.epoch == 1 + max(
-        range(6), key=lambda i: (accuracies[i], -trained.records[i].loss)
-    )
+    recipe = dataclasses.replace(LECTURE, held_out=1 / 12, best_by="loss")
+    trained = train(job(tmp_path, recipe, epochs=8, batch_size=16, learning_rate=0.02))
+    losses = [record.loss for record in trained.records]
+    assert min(losses) < losses[-1], "the rate is high on purpose: the last is not the best"
+    assert trained.card.epoch == losses.index(min(losses)) + 1
     module = registry.entry("lenet5").build()
     assert load_checkpoint(module, trained.weights) == trained.card
     cpu = torch.device("cpu")
     validation = evaluate(module, training._part(small_world.train[220:], cpu), 1000)
     test = evaluate(module, training._part(small_world.test, cpu), 1000)
     assert trained.card.accuracy == {"validation": validation.accuracy, "test": test.accuracy}
-    assert validation.accuracy == max(accuracies)
+    assert validation.loss == pytest.approx(min(losses))
     assert trained.card.data["training_images"] == 220
     assert trained.card.data["validation_images"] == 20
     assert trained.card.data["sha256"] == small_world.sha256
     assert trained.card.command == (
-        "twinport train lenet5 --recipe best --dataset digits --epochs 6 --seed 0"
+        "twinport train lenet5 --recipe lecture --dataset digits --epochs 8 --seed 0"
     )
 
 
