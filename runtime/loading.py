@@ -99,7 +99,7 @@ def _proved(
     if reason and not options.allow_unproved:
         raise Unavailable(
             f"not proved on {backend.identity.provider} here: {reason}; "
-            "export it again, or serve it all the same with --unproved allow"
+            "--unproved allow serves it all the same"
         )
     return replayed, reason
 
