@@ -7,6 +7,7 @@
     ├── DataMissing         the data set is not here, or is not what it should be
     ├── CheckpointProblem   weights or their card cannot be used
     ├── DeviceMissing       the device that was asked for is not here
+    ├── WriteProblem        a file or a folder cannot be written
     └── TrainingProblem     a run cannot begin, go on, or came to nothing
 
 The package knows nothing of the other three; whoever calls it translates these.
@@ -37,6 +38,10 @@ class CheckpointProblem(ModelsError):
 
 class DeviceMissing(ModelsError):
     """The device that was asked for is not here."""
+
+
+class WriteProblem(ModelsError):
+    """A file or a folder cannot be written."""
 
 
 class TrainingProblem(ModelsError):

@@ -17,6 +17,7 @@ from models.augment import augment
 from models.checkpoint import Card, save_checkpoint
 from models.data import DataSet, IntArray, Split, load_dataset, normalised, resized
 from models.errors import TrainingProblem
+from models.files import make_folder
 from models.plots import curves_figure, predictions_figure, save_png
 from models.recipes import Recipe
 from models.registry import ModelEntry, entry
@@ -86,6 +87,7 @@ def train(job: Job, watch: Watch | None = None, on_graph: OnGraph | None = None)
     learned = _part(fit, device)
     scored = _part(held_out if job.recipe.held_out else data.test, device)
     identity = job.identity(data.sha256)
+    make_folder(job.output)
     run = _open_run(job, model, identity, len(learned), device)
     while run.epoch < job.recipe.epochs:
         train_loss = _train_epoch(run, learned, watch, on_graph)

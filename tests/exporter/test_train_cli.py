@@ -119,6 +119,14 @@ def test_a_second_run_into_the_same_folder_is_refused(capsys):
     assert "'runs/lenet5' holds a run already" in capsys.readouterr().err
 
 
+def test_an_output_that_cannot_be_made_is_one_line_before_anything_is_trained(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run("lenet5", "-o", "file/run") == 1
+    captured = capsys.readouterr()
+    assert "'file/run' cannot be written (Not a directory)" in captured.err
+    assert "epoch" not in captured.out
+
+
 def test_missing_mnist_without_a_network_is_one_line(real_data, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     assert run("lenet5") == 1

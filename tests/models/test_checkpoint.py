@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models.checkpoint import Card, card_path, load_checkpoint, read_card, save_checkpoint
-from models.data import find_mnist, load_mnist, prepare
-from models.errors import CheckpointProblem
-from models.files import sha256_of, write_atomically
+from models.data import load_mnist, mnist_at, prepare
+from models.errors import CheckpointProblem, WriteProblem
+from models.files import make_folder, sha256_of, write_atomically
 from models.lenet5 import LeNet5
 from models.registry import CHECKPOINTS
 
@@ -130,13 +130,23 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, 
     write_atomically(path, b"old")
 
     def full(descriptor):
-        raise OSError("no space")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(WriteProblem, match=r"file' cannot be written \(No space left on device\)"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_or_written_to_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for path, reason in (("file", "File exists"), ("file/below", "Not a directory")):
+        with pytest.raises(WriteProblem, match=rf"{path}' cannot be written \({reason}\)"):
+            make_folder(tmp_path / path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(WriteProblem, match="Permission denied"):
+        make_folder(tmp_path)
 
 
 def test_a_save_that_breaks_off_never_leaves_a_wrong_card(saved, monkeypatch):
@@ -170,11 +180,11 @@ def test_the_card_of_the_committed_checkpoint_is_that_of_its_file():
 
 
 @pytest.mark.mnist
-@pytest.mark.skipif("TWINPORT_DATA" not in os.environ, reason="TWINPORT_DATA names no MNIST")
+@pytest.mark.skipif(mnist_at() is None, reason="MNIST is not there; TWINPORT_DATA names it")
 def test_the_committed_checkpoint_has_the_accuracy_that_its_card_states():
     module = LeNet5().eval()
     card = load_checkpoint(module, LENET5)
-    test = load_mnist(find_mnist(), train=False)
+    test = load_mnist(mnist_at(), train=False)
     with torch.inference_mode():
         predicted = module(prepare(test.images)).argmax(1).numpy()
     right = int((predicted == test.labels).sum())

@@ -1,7 +1,6 @@
 import functools
 import gzip
 import hashlib
-import os
 import socket
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -318,9 +317,9 @@ def test_what_has_no_mean_per_channel_is_refused(dataset, text):
 
 
 @pytest.mark.mnist
-@pytest.mark.skipif("TWINPORT_DATA" not in os.environ, reason="TWINPORT_DATA names no MNIST")
+@pytest.mark.skipif(mnist_at() is None, reason="MNIST is not there; TWINPORT_DATA names it")
 def test_mean_and_deviation_of_mnist_are_the_constants_of_the_transform():
-    dataset = MNIST(str(find_mnist()), train=True, transform=transforms.ToTensor())
+    dataset = MNIST(str(mnist_at()), train=True, transform=transforms.ToTensor())
     mean, std = mean_and_std(dataset)
     assert mean == pytest.approx((0.1307,), abs=5e-5)
     assert std == pytest.approx((0.3081,), abs=5e-5)
