@@ -267,6 +267,29 @@ def test_a_server_that_answered_a_request_never_imported_torch_or_onnx(
     assert not modules & {"torch", "torchvision", "onnx", "onnxscript", "models", "exporter"}
 
 
+WITH_A_DEFECT = """
+import sys
+from runtime.cli import main
+from runtime.repository import Repository
+
+async def load(self, report):
+    raise ZeroDivisionError("a defect")
+
+Repository.load = load
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+def test_a_defect_while_loading_ends_the_server_instead_of_leaving_it_half_up(
+    write_toy, repository
+):
+    write_toy("linear")
+    command = [sys.executable, "-c", WITH_A_DEFECT, str(repository), "--port", "0"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert "ZeroDivisionError: a defect" in ran.stderr
+
+
 def test_requests_of_many_clients_at_once_get_their_own_answers(server, toys):
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((1 + i % 8, 4)).astype(np.float32) for i in range(200)]

@@ -100,6 +100,10 @@ async def test_what_is_too_late_never_runs(worker):
     ran = []
     with pytest.raises(DeadlineExceeded):
         await worker.run(lambda: ran.append(1), 1, time.monotonic() - 1)
+    await worker.run(lambda: None, 10**6, None)
+    assert worker.runs_inline(1)
+    with pytest.raises(DeadlineExceeded):
+        await worker.run(lambda: ran.append(1), 1, time.monotonic() - 1)
     assert ran == []
 
 
