@@ -1,0 +1,191 @@
+"""Layers leave torch as one opaque op each; the module says its expert load besides.
+
+torch.export cannot capture a loop over experts that were hit, and torch.onnx takes half a
+minute for a static one of 64. So each layer's ``forward`` is replaced while the module is
+exported; ``exporter.passes.expand_experts`` makes a graph of the op afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from exporter.experts.spec import (
+    Chosen,
+    ExpertLayers,
+    FoundLayer,
+    MoESpec,
+    expert_counts,
+    margins,
+    route,
+    top_k_lowest_index,
+)
+from exporter.outputs import named_outputs
+
+DOMAIN = "twinport"
+OP_TYPE = "MoE"
+VERSION = 1
+LOAD_OUTPUT = "expert_load"
+
+
+@contextmanager
+def opaque_layers(module: nn.Module, found: ExpertLayers) -> Iterator[None]:
+    """Until the block ends, ``module`` returns its outputs by name and ``expert_load``.
+
+    ``expert_load`` is int32 ``[rows, layers, experts]``: the tokens of each row of the
+    first input that each expert received.
+    """
+    loads: dict[str, torch.Tensor] = {}
+    with _replaced_forwards() as replace:
+        for layer in found.layers:
+            replace(layer.module, _opaque_forward(layer, loads))
+        replace(module, _with_load(module, found, loads))
+        yield
+
+
+@contextmanager
+def _replaced_forwards() -> Iterator[Callable[[nn.Module, Callable[..., Any]], None]]:
+    """Forwards set on instances, so that names and scopes of the modules stay."""
+    replaced: list[tuple[nn.Module, Any]] = []
+
+    def replace(module: nn.Module, forward: Callable[..., Any]) -> None:
+        replaced.append((module, module.__dict__.get("forward")))
+        module.__dict__["forward"] = forward
+
+    try:
+        yield replace
+    finally:
+        for module, before in reversed(replaced):
+            if before is None:
+                del module.__dict__["forward"]
+            else:
+                module.__dict__["forward"] = before
+
+
+def _opaque_forward(layer: FoundLayer, loads: dict[str, torch.Tensor]) -> Callable[..., Any]:
+    @functools.wraps(layer.module.forward)
+    def forward(x: torch.Tensor, *_rest: Any, **_named: Any) -> Any:
+        spec = layer.adapter(layer.module)
+        chosen = route(spec, x.reshape(-1, spec.width))
+        output, loads[layer.path] = _opaque(layer.path, spec, x, chosen)
+        if spec.shared is not None:
+            output = output + spec.shared(x)
+        if not spec.returns_logits:
+            return output
+        return output, chosen.logits.reshape(*x.shape[:-1], spec.experts)
+
+    return forward
+
+
+def _opaque(
+    path: str, spec: MoESpec, x: torch.Tensor, chosen: Chosen
+) -> tuple[torch.Tensor, torch.Tensor]:
+    routing = spec.routing
+    outputs = torch.onnx.ops.symbolic_multi_out(
+        f"{DOMAIN}::{OP_TYPE}",
+        (x, chosen.scores, chosen.choice, *spec.tensors),
+        {
+            "experts": spec.experts,
+            "k": routing.top_k,
+            "activation": spec.activation,
+            "weights": list(spec.weights),
+            "stacked": int(spec.stacked),
+            "normalise": routing.normalise,
+            "epsilon": routing.epsilon,
+            "scale": routing.scale,
+            "score": routing.score,
+            "layer": path,
+        },
+        dtypes=(x.dtype, torch.int32),
+        shapes=(x.shape, (x.shape[0], spec.experts)),
+        version=VERSION,
+    )
+    return outputs[0], outputs[1]
+
+
+def _with_load(
+    module: nn.Module, found: ExpertLayers, loads: dict[str, torch.Tensor]
+) -> Callable[..., Any]:
+    inner = module.forward
+
+    @functools.wraps(inner)
+    def forward(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        loads.clear()
+        outputs = named_outputs(inner(*args, **kwargs))
+        first = next(iter((*args, *kwargs.values())))
+        outputs[LOAD_OUTPUT] = _joined_load(found, loads, first)
+        return outputs
+
+    return forward
+
+
+def _joined_load(
+    found: ExpertLayers, loads: dict[str, torch.Tensor], first: torch.Tensor
+) -> torch.Tensor:
+    """``[rows, layers, experts]``; tokens that a layer got flattened go to their rows."""
+    rows = first.shape[0]
+    per_layer = [
+        loads[layer.path].reshape(rows, -1, layer.spec.experts).sum(1) for layer in found.layers
+    ]
+    return torch.stack(per_layer, dim=1).to(torch.int32)
+
+
+class RoutingTrace:
+    """Notes, while a module runs, whom each layer chose and how clearly.
+
+    Attributes:
+        loads: By layer, int32 ``[rows of the layer's input, experts]``.
+        clear: By layer, ``[tokens]`` margin of the choice, see ``margins``.
+    """
+
+    def __init__(self, found: ExpertLayers) -> None:
+        self._found = found
+        self.loads: dict[str, torch.Tensor] = {}
+        self.clear: dict[str, torch.Tensor] = {}
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Hook the layers until the block ends."""
+        handles = [
+            layer.module.register_forward_pre_hook(self._noting(layer), with_kwargs=True)
+            for layer in self._found.layers
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _noting(self, layer: FoundLayer) -> Callable[..., None]:
+        def note(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            x = args[0] if args else next(iter(kwargs.values()))
+            spec = layer.adapter(layer.module)
+            choice = route(spec, x.reshape(-1, spec.width)).choice
+            chosen = top_k_lowest_index(choice, spec.routing.top_k)
+            self.loads[layer.path] = expert_counts(chosen, x.shape[0], spec.experts)
+            self.clear[layer.path] = margins(choice, spec.routing.top_k)
+
+        return note
+
+    def load(self, rows: int) -> torch.Tensor:
+        """int32 ``[rows, layers, experts]`` of the last run."""
+        per_layer = [
+            self.loads[layer.path].reshape(rows, -1, layer.spec.experts).sum(1)
+            for layer in self._found.layers
+        ]
+        return torch.stack(per_layer, dim=1).to(torch.int32)
+
+    def margin(self, rows: int) -> torch.Tensor:
+        """``[rows]`` smallest margin over all layers and tokens of each row."""
+        per_layer = [
+            self.clear[layer.path].reshape(rows, -1).amin(1)
+            if self.clear[layer.path].numel()
+            else torch.full((rows,), torch.inf)
+            for layer in self._found.layers
+        ]
+        return torch.stack([item.to(torch.float64) for item in per_layer]).amin(0)
