@@ -9,15 +9,23 @@ import io
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+)
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
+from exporter.experts.opaque import opaque_layers
 from exporter.outputs import named_outputs
 from exporter.source import Range, Source
 from runtime.errors import ExportError, InvalidInput
+from runtime.manifest import LOAD_OUTPUT
 from runtime.tensors import TensorSpec, numpy_dtype
 
 OPSETS = range(18, 26)
@@ -54,7 +62,7 @@ def onnx_from_module(source: Source, opset: int = DEFAULT_OPSET) -> ir.Model:
     examples = example_inputs(source)
     names = _output_names(source, examples)
     shapes = dynamic_shapes(source)
-    with _quiet():
+    with _quiet(), _as_exported(source):
         program = _captured(source, examples, shapes)
         model = _converted(program, examples, shapes, source, names, opset)
     _name_ends(model, [spec.name for spec in source.inputs], names)
@@ -137,11 +145,19 @@ def _output_names(source: Source, examples: Mapping[str, torch.Tensor]) -> list[
                 "return torch.view_as_real of it"
             )
     own = list(values)
+    if source.experts and LOAD_OUTPUT in own:
+        raise ExportError(f"the module has an output '{LOAD_OUTPUT}' of its own; rename it")
     if source.output_names and len(source.output_names) != len(own):
         raise ExportError(f"the module gives {len(own)} outputs, {source.output_names} are named")
     names = list(source.output_names) or own
     taken = {spec.name for spec in source.inputs}
-    return [f"{name}_out" if name in taken else name for name in names]
+    names = [f"{name}_out" if name in taken else name for name in names]
+    return [*names, LOAD_OUTPUT] if source.experts else names
+
+
+def _as_exported(source: Source) -> AbstractContextManager[None]:
+    """With layers of experts, the module as it is while it is exported."""
+    return opaque_layers(source.module, source.experts) if source.experts else nullcontext()
 
 
 def _captured(

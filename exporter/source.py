@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from exporter.experts.adapters import find_layers
+from exporter.experts.spec import ExpertLayers
 from exporter.weights import file_sha256, load_weights
 from runtime.errors import ExportError, InvalidInput, NotFound
 from runtime.manifest import Preprocessing
@@ -50,6 +52,7 @@ class Source:
         ranges: Smallest and largest size of the free axes that were declared.
         values: Least and greatest value of inputs that were declared, upper end excluded.
         builtin: The name in ``models.registry``, where it is one of ours.
+        experts: The mixture-of-experts layers that an adapter knows.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Source:
     labels: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
     builtin: str | None = None
+    experts: ExpertLayers = field(default_factory=ExpertLayers)
 
     @property
     def parameters(self) -> int:
@@ -103,7 +107,7 @@ def load_source(request: SourceRequest) -> Source:
     _check_axes(request, inputs)
     return Source(
         name, factory, module.cpu().eval(), fixed_axes(inputs, request.ranges), (),
-        free_ranges(request.ranges), dict(request.values), sha256,
+        free_ranges(request.ranges), dict(request.values), sha256, experts=find_layers(module),
     )  # fmt: skip
 
 
@@ -137,6 +141,7 @@ def _builtin(request: SourceRequest) -> Source:
         request.model, request.model, module.eval(), fixed_axes(inputs, ranges), entry.outputs,
         free_ranges(ranges), dict(request.values), sha256, entry.labels,
         Preprocessing(**asdict(entry.image)) if entry.image else None, request.model,
+        find_layers(module),
     )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from runtime.tensors import TensorSpec
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
+LOAD_OUTPUT = "expert_load"
+"""int32 ``[batch, layers, experts]``: the tokens that each expert of a mixture received."""
 
 Verdict = Literal["passed", "failed", "pending"]
 T = TypeVar("T")
@@ -104,6 +106,8 @@ class Judgement:
     relative_rms: float | None
     verdict: Literal["passed", "failed", "vacuous"]
     reason: str = ""
+    relative_limit: float | None = None
+    """On extreme inputs; wider than usual where the truth itself is ill-conditioned."""
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from exporter.experts.spec import (
     top_k_lowest_index,
 )
 from exporter.outputs import named_outputs
+from runtime.manifest import LOAD_OUTPUT
 
 DOMAIN = "twinport"
 OP_TYPE = "MoE"
 VERSION = 1
-LOAD_OUTPUT = "expert_load"
 
 
 @contextmanager
