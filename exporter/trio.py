@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from exporter.samples import Sample
 from exporter.source import Source
 from exporter.truth import Truth, torch_float32
 from runtime.backends.base import Backend
 from runtime.errors import ExportError, InvalidInput
-from runtime.proof import ErrorPool, Scale
+from runtime.proof import NUDGE, ErrorPool, Scale
 from runtime.tensors import Array
 
 Answers = Mapping[str, Array]
+_NUDGE_SEED = 20240229
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Answered:
     truth: Answers
     torch32: Answers
     artifact: Answers
+    moved: Answers = field(default_factory=dict)
+    """The truth with the inputs moved by ``NUDGE``; empty where the kind is ordinary."""
 
 
 class Trio:
@@ -72,7 +77,8 @@ class Trio:
             raise ExportError(
                 f"the artifact fails where the module does not, on {_described(sample)}: {error}"
             ) from error
-        return Answered(sample, truth, torch32, artifact)
+        moved = self._named(self._truth(_nudged(inputs))) if sample.extreme else {}
+        return Answered(sample, truth, torch32, artifact, moved)
 
     def module_answers(self, inputs: Answers, sample: Sample) -> tuple[Answers, Answers]:
         """The truth and PyTorch's float32 answer, named as the artifact's outputs."""
@@ -111,7 +117,10 @@ class Pools:
         self.extremes[kind] = answered.sample.extreme
         for output, truth in answered.truth.items():
             pool = self.pools.setdefault((output, kind), ErrorPool(rows=self.rows))
-            pool.add(answered.artifact[output], truth, answered.torch32[output])
+            pool.add(
+                answered.artifact[output], truth, answered.torch32[output],
+                answered.moved.get(output),
+            )  # fmt: skip
 
     def samples(self, kind: str) -> int:
         """Samples pooled of a kind so far."""
@@ -120,6 +129,22 @@ class Pools:
     def scales(self) -> dict[tuple[str, str], Scale]:
         """The yardsticks of all float outputs."""
         return {key: pool.scale() for key, pool in self.pools.items() if not pool.integral}
+
+
+def _nudged(inputs: Answers) -> dict[str, Array]:
+    """Floats up or down by chance, by ``NUDGE`` of their size, or of one if they are smaller.
+
+    In float64, the same way in every run.
+    """
+    signs = np.random.RandomState(_NUDGE_SEED)
+    nudged: dict[str, Array] = {}
+    for name, array in inputs.items():
+        nudged[name] = array
+        if array.dtype.kind == "f":
+            wide = array.astype(np.float64)
+            direction = signs.randint(0, 2, size=array.shape) * 2 - 1
+            nudged[name] = wide + direction * NUDGE * np.maximum(np.abs(wide), 1)
+    return nudged
 
 
 def _described(sample: Sample) -> str:

@@ -194,7 +194,7 @@ def _golden_from_record(record: dict[str, Any], tensors: dict[str, Array]) -> Go
         raise ValueError(f"evidence of version {record['version']}, this release reads 1")
     cases = tuple(_case_from_json(item, tensors) for item in record["cases"])
     scales = {
-        (item["output"], item["kind"]): Scale(item["rms"], item["maximum"])
+        (item["output"], item["kind"]): Scale(item["rms"], item["maximum"], item["moved"])
         for item in record["scales"]
     }
     return Golden(bool(record["batchable"]), cases, scales)

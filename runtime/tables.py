@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.manifest import Judgement
-from runtime.proof import EXTREME_LIMIT
 
 PLAIN_WIDTH = 120
 """Columns where no terminal says how many it has: a file, a pipe."""
@@ -70,7 +69,7 @@ def _relative(item: Judgement) -> str:
     if item.rms_scale is None:
         return "-"
     text = "-" if item.relative_rms is None else f"{item.relative_rms:.1e}"
-    return f"{text} (max {EXTREME_LIMIT:.0e})" if item.extreme else text
+    return text if item.relative_limit is None else f"{text} (max {item.relative_limit:.0e})"
 
 
 def _factor(factor: float | None, scale: float | None) -> str:

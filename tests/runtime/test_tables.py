@@ -12,7 +12,7 @@ ORDINARY = Judgement(
 )  # fmt: skip
 EXTREME = Judgement(
     "logits", "large", True, 10, 100, 2e-2, 1e-2, 2.0, None, 3e-2, 1e-2, 3.0, None, 3e-4,
-    "failed", "relative RMS 0.0003 > 0.0001",
+    "failed", "relative RMS 0.0003 > 0.0001", 1e-4,
 )  # fmt: skip
 INTEGERS = Judgement(
     "chosen", "random", False, 8, 16, 0.25, None, None, 0.0, None, None, None, None, None,
