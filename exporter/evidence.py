@@ -112,7 +112,14 @@ def _case(item: Answered, limit: int, choice: _Choice) -> Case:
         inputs = {name: _first_rows(value, samples) for name, value in inputs.items()}
         truth = {name: array[:samples] for name, array in truth.items()}
     kept = {name: _kept(array, samples, values) for name, array in truth.items()}
-    return Case(sample.kind, sample.extreme, inputs, kept)
+    return Case(sample.kind, sample.extreme, inputs, kept, _flags(item, samples, choice))
+
+
+def _flags(item: Answered, samples: int, choice: _Choice) -> tuple[bool, ...] | None:
+    """Whether the rows that are kept route stably."""
+    if item.stable is None:
+        return None
+    return tuple(item.stable[: samples if choice.batchable else None].tolist())
 
 
 def _expected(item: Answered, name: str) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from exporter.samples import Sample
 from exporter.trio import Trio
 from runtime.errors import TwinportError
-from runtime.proof import ErrorPool, all_passed, judge
+from runtime.proof import ErrorPool, all_passed, is_load, judge
 from runtime.tensors import Array
 
 ROWS_A_CALL = 7
@@ -73,8 +73,10 @@ def _add_row(
     pools: dict[str, ErrorPool],
 ) -> None:
     truth, torch32 = trio.module_answers(alone, sample)
+    stable = trio.stable()
     for name, answer in truth.items():
-        pools.setdefault(name, ErrorPool(rows=True)).add(joined[name], answer, torch32[name])
+        pool = pools.setdefault(name, ErrorPool(True, is_load(name)))
+        pool.add(joined[name], answer, torch32[name], stable=stable)
 
 
 def _spread(rows: int) -> list[int]:

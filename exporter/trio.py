@@ -12,7 +12,7 @@ from exporter.source import Source
 from exporter.truth import Truth, torch_float32
 from runtime.backends.base import Backend
 from runtime.errors import ExportError, InvalidInput
-from runtime.proof import NUDGE, ErrorPool, Scale
+from runtime.proof import NUDGE, ROUTING_MARGIN, ErrorPool, Scale, is_load
 from runtime.tensors import Array
 
 Answers = Mapping[str, Array]
@@ -29,6 +29,8 @@ class Answered:
     artifact: Answers
     moved: Answers = field(default_factory=dict)
     """The truth with the inputs moved by ``NUDGE``; empty where the kind is ordinary."""
+    stable: Array | None = None
+    """``[rows]`` whether a row's routing is stable; none without layers of experts."""
 
 
 class Trio:
@@ -71,6 +73,7 @@ class Trio:
         """
         inputs = sample.arrays()
         truth, torch32 = self.module_answers(inputs, sample)
+        stable = self.stable()
         try:
             artifact = self._backend.infer(inputs)
         except InvalidInput as error:
@@ -78,7 +81,12 @@ class Trio:
                 f"the artifact fails where the module does not, on {_described(sample)}: {error}"
             ) from error
         moved = self._named(self._truth(_nudged(inputs))) if sample.extreme else {}
-        return Answered(sample, truth, torch32, artifact, moved)
+        return Answered(sample, truth, torch32, artifact, moved, stable)
+
+    def stable(self) -> Array | None:
+        """``[rows]`` of the last truth: whether every token's choice of experts is clear."""
+        margin = self._truth.margin
+        return None if margin is None else margin > ROUTING_MARGIN
 
     def module_answers(self, inputs: Answers, sample: Sample) -> tuple[Answers, Answers]:
         """The truth and PyTorch's float32 answer, named as the artifact's outputs."""
@@ -116,10 +124,10 @@ class Pools:
         kind = answered.sample.kind
         self.extremes[kind] = answered.sample.extreme
         for output, truth in answered.truth.items():
-            pool = self.pools.setdefault((output, kind), ErrorPool(rows=self.rows))
+            pool = self.pools.setdefault((output, kind), ErrorPool(self.rows, is_load(output)))
             pool.add(
                 answered.artifact[output], truth, answered.torch32[output],
-                answered.moved.get(output),
+                answered.moved.get(output), answered.stable,
             )  # fmt: skip
 
     def samples(self, kind: str) -> int:

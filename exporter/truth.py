@@ -18,8 +18,11 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from exporter.experts.adapters import find_layers
+from exporter.experts.opaque import RoutingTrace
 from exporter.outputs import named_outputs
 from runtime.errors import ExportError
+from runtime.manifest import LOAD_OUTPUT
 from runtime.tensors import Array
 
 _RAISED = {
@@ -111,6 +114,17 @@ class Truth:
                 f"({type(error).__name__}: {error}); give it a __deepcopy__ that works"
             ) from error
         self._lowered: dict[str, None] = {}
+        self._trace = RoutingTrace(find_layers(self._module))
+        self._margin: Array | None = None
+
+    @property
+    def margin(self) -> Array | None:
+        """``[rows]`` how clearly the last call's rows chose their experts.
+
+        The smallest gap between a chosen value and the next, over the largest value of the
+        layer; none where the module has no layers of experts.
+        """
+        return self._margin
 
     @property
     def lowered(self) -> tuple[str, ...]:
@@ -121,22 +135,38 @@ class Truth:
         """Run one call; floats go in and come out as float64."""
         widened = {name: _widened(array) for name, array in inputs.items()}
         mode = Float64Mode()
-        with _default_dtype(torch.float64), torch.no_grad(), mode:
+        with _default_dtype(torch.float64), torch.no_grad(), self._trace.on(), mode:
             result = self._module(**widened)
         self._lowered |= mode.lowered
-        return {name: to_array(value) for name, value in named_outputs(result).items()}
+        self._margin = self._trace.margin(_rows(inputs)) if self._trace else None
+        return _arrays(result, self._trace, inputs)
 
 
 def torch_float32(module: torch.nn.Module) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     """PyTorch's own answers in float32, whose distance from the truth is the yardstick."""
+    trace = RoutingTrace(find_layers(module))
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         tensors = {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
-        with torch.no_grad():
+        with torch.no_grad(), trace.on():
             result = module(**tensors)
-        return {name: to_array(value) for name, value in named_outputs(result).items()}
+        return _arrays(result, trace, inputs)
 
     return run
+
+
+def _arrays(result: Any, trace: RoutingTrace, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """What ``forward`` returned, by name, and the load of the experts where there are any."""
+    answers = {name: to_array(value) for name, value in named_outputs(result).items()}
+    if trace:
+        answers[LOAD_OUTPUT] = trace.load(_rows(inputs))
+    return answers
+
+
+def _rows(inputs: Mapping[str, Array]) -> int:
+    """Size of the first input's first axis."""
+    shape = next(iter(inputs.values())).shape
+    return shape[0] if shape else 1
 
 
 def to_array(value: torch.Tensor) -> Array:

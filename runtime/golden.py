@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from runtime.draws import Draw
 from runtime.errors import RepositoryError
 from runtime.manifest import Judgement
-from runtime.proof import ErrorPool, Scale, judge
+from runtime.proof import ErrorPool, Scale, is_load, judge
 from runtime.tensors import Array
 
 FILE_NAME = "golden.safetensors"
@@ -202,11 +202,7 @@ def _golden_from_record(record: dict[str, Any], tensors: dict[str, Array]) -> Go
 
 def _case_from_json(item: dict[str, Any], tensors: dict[str, Array]) -> Case:
     inputs = {
-        name: tensors[value]
-        if isinstance(value, str)
-        else Drawn(
-            Draw(**{**value["draw"], "shape": tuple(value["draw"]["shape"])}), value["crc32"]
-        )
+        name: tensors[value] if isinstance(value, str) else _drawn(value)
         for name, value in item["inputs"].items()
     }
     truth = {
@@ -242,30 +238,42 @@ def replay(golden: Golden, infer: Infer, *, max_batch_size: int = 0) -> tuple[Ju
     pools: dict[tuple[str, str], ErrorPool] = {}
     extremes = {case.kind: case.extreme for case in golden.cases}
     for case in golden.cases:
-        for inputs, wanted in _calls(case, golden.batchable, max_batch_size):
-            answers = infer(inputs)
-            for name, kept in wanted.items():
+        for call in _calls(case, golden.batchable, max_batch_size):
+            answers = infer(call.inputs)
+            for name, kept in call.wanted.items():
                 if name not in answers:
                     raise RepositoryError(f"the artifact gives no output '{name}'")
-                pool = pools.setdefault((name, case.kind), ErrorPool(rows=golden.batchable))
-                pool.add(kept.of(answers[name]), kept.values)
+                pool = pools.setdefault(
+                    (name, case.kind), ErrorPool(golden.batchable, is_load(name))
+                )
+                pool.add(kept.of(answers[name]), kept.values, stable=call.stable)
     return tuple(
         judge(pool, name, kind, extreme=extremes[kind], scale=golden.scales.get((name, kind)))
         for (name, kind), pool in pools.items()
     )
 
 
-def _calls(
-    case: Case, batchable: bool, limit: int
-) -> Iterator[tuple[dict[str, Array], dict[str, Kept]]]:
+@dataclass(frozen=True)
+class _Call:
+    """One call of a replay, its truth, and which rows route stably."""
+
+    inputs: dict[str, Array]
+    wanted: dict[str, Kept]
+    stable: Array | None
+
+
+def _calls(case: Case, batchable: bool, limit: int) -> Iterator[_Call]:
     arrays, rows = case.arrays(), case.rows()
+    stable = None if case.stable is None else np.array(case.stable, dtype=bool)
     if not batchable:
-        yield arrays, dict(case.truth)
+        yield _Call(arrays, dict(case.truth), stable)
         return
     for part in _slices(rows, REPLAY_SIZES, limit or rows):
-        inputs = {name: array[part] for name, array in arrays.items()}
-        wanted = {name: kept.rows(part) for name, kept in case.truth.items()}
-        yield inputs, wanted
+        yield _Call(
+            {name: array[part] for name, array in arrays.items()},
+            {name: kept.rows(part) for name, kept in case.truth.items()},
+            None if stable is None else stable[part],
+        )
 
 
 def _slices(rows: int, sizes: Iterable[int], limit: int) -> Iterator[slice]:

@@ -108,6 +108,8 @@ class Judgement:
     reason: str = ""
     relative_limit: float | None = None
     """On extreme inputs; wider than usual where the truth itself is ill-conditioned."""
+    unstable: int = 0
+    """Samples left out because their choice of experts is a near tie."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,24 @@ class LabelCheck:
     artifact_accuracy: float
     torch_accuracy: float
     verdict: Literal["passed", "failed"]
+
+
+@dataclass(frozen=True)
+class RoutingCheck:
+    """How the proof's ordinary samples were routed through the layers of experts."""
+
+    layers: tuple[str, ...]
+    """Paths in the module tree, in the order of ``expert_load``."""
+    experts: int
+    samples: int
+    unstable: int
+    """Samples with a near tie somewhere, which are judged by less."""
+    reached: int
+    """Pairs of layer and expert that some stable sample sent tokens to."""
+    unreached: tuple[tuple[str, int], ...]
+    """Layers and experts that no sample reached."""
+    search_steps: int
+    """Steps of the search for inputs that reach the rest."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +167,7 @@ class Proof:
     cut_by_budget: bool
     judgements: tuple[Judgement, ...]
     labels: LabelCheck | None = None
+    routing: RoutingCheck | None = None
     warnings: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
     """Waivers that the verdict leans on (``--allow-constant logits``)."""

@@ -14,17 +14,22 @@ from typing import Literal
 
 import numpy as np
 
-from runtime.manifest import Judgement
+from runtime.manifest import LOAD_OUTPUT, Judgement
 from runtime.tensors import Array
 
 RMS_LIMIT = 4.0
 """Times the pooled float32 error that an artifact's pooled error may be."""
 MAX_LIMIT = 8.0
 """Times the largest float32 error that an artifact's largest error may be."""
+LOAD_RANK = 3
+"""``[rows, layers, experts]``."""
 FLOOR = 8 * 2.0**-24
 """Of the truth's size: eight half-units in the last place of float32."""
 EXTREME_LIMIT = 1e-4
 """Relative RMS on extreme inputs, over the values that are finite."""
+ROUTING_MARGIN = 16 * 2.0**-23
+"""Least gap between the last chosen expert and the next, over the layer's largest value,
+from which on every float32 computation chooses alike."""
 NUDGE = 2.0**-16
 """Of an input's size: how far extreme inputs are moved to see how the truth moves.
 
@@ -54,7 +59,13 @@ class ErrorPool:
     """
 
     rows: bool
+    load: bool = False
+    """Whether this is the load of experts, of which an unstable sample must keep the sum."""
     samples: int = 0
+    unstable: int = 0
+    """Samples left out, since their routing is not stable."""
+    spoilt: int = 0
+    """Of these, those with values that are not finite, or tokens that went nowhere."""
     elements: int = 0
     finite: int = 0
     error_squares: float = 0.0
@@ -81,6 +92,7 @@ class ErrorPool:
         truth: Array,
         torch32: Array | None = None,
         moved: Array | None = None,
+        stable: Array | None = None,
     ) -> None:
         """Take one array of each side in.
 
@@ -89,18 +101,44 @@ class ErrorPool:
             truth: The same in float64, or integers, which must be equal.
             torch32: PyTorch's float32 answer; none in a replay, where the scale is known.
             moved: The truth for extreme inputs moved by ``NUDGE``.
+            stable: ``[rows]`` whether the routing is; all of a call must be where a whole
+                call is one sample.
         """
-        self.samples += len(truth) if self.rows and truth.ndim else 1
+        self.integral = self.integral or truth.dtype.kind in "biuSUO"
         if artifact.shape != truth.shape:
             self.wrong_shape = f"shape {list(artifact.shape)} where {list(truth.shape)} is right"
+            self.samples += 1
             return
+        if stable is not None and not stable.all():
+            kept = stable if self.rows else np.zeros(0, dtype=bool)
+            self._add_unstable(artifact, truth, ~stable)
+            if not kept.any():
+                return
+            artifact, truth = artifact[kept], truth[kept]
+            torch32 = None if torch32 is None else torch32[kept]
+            moved = None if moved is None else moved[kept]
+        self.samples += len(truth) if self.rows and truth.ndim else 1
         self.elements += truth.size
         self._note_deviation(truth)
-        if truth.dtype.kind in "biuSUO":
-            self.integral = True
+        if self.integral:
             self.differing += int(np.count_nonzero(artifact != truth))
             return
         self._add_floats(artifact.astype(np.float64), truth, torch32, moved)
+
+    def _add_unstable(self, artifact: Array, truth: Array, unstable: Array) -> None:
+        """What holds even where a near tie went the other way (``Routing`` in the design)."""
+        if self.rows:
+            artifact, truth = artifact[unstable], truth[unstable]
+        else:
+            artifact, truth = artifact[np.newaxis], truth[np.newaxis]
+        self.unstable += len(truth)
+        if self.load and truth.ndim == LOAD_RANK:
+            right = (artifact.sum(-1) == truth.sum(-1)) & (artifact >= 0).all(-1)
+        elif self.integral:
+            return  # a label, or a load of which only some values are kept
+        else:
+            right = np.isfinite(artifact) | ~np.isfinite(truth)
+        self.spoilt += int(np.count_nonzero(~right.reshape(len(right), -1).all(1)))
 
     def _add_floats(
         self, artifact: Array, truth: Array, torch32: Array | None, moved: Array | None
@@ -192,7 +230,7 @@ def judge(
         share = pool.differing / max(pool.elements, 1)
         return Judgement(
             output, kind, extreme, pool.samples, pool.elements, share, None, None, 0.0,
-            None, None, None, None, None, verdict, reason,
+            None, None, None, None, None, verdict, reason, unstable=pool.unstable,
         )  # fmt: skip
     own, floor = scale or pool.scale(), pool.floor()
     yard = Scale(max(own.rms, floor.rms), max(own.maximum, floor.maximum))
@@ -211,7 +249,7 @@ def judge(
         _finite(error), _finite(yard.rms), _finite(rms_factor), None if extreme else RMS_LIMIT,
         _finite(pool.max_error), _finite(yard.maximum), _finite(max_factor),
         None if extreme else MAX_LIMIT, _finite(relative), verdict, reason,
-        _finite(limit) if extreme else None,
+        _finite(limit) if extreme else None, pool.unstable,
     )  # fmt: skip
 
 
@@ -222,14 +260,20 @@ def _general_verdict(pool: ErrorPool, extreme: bool, constant: bool) -> tuple[_V
     """What fails whatever the size of the error; the first that holds is named."""
     if pool.wrong_shape:
         return "failed", pool.wrong_shape
+    if pool.spoilt:
+        what = "lost tokens" if pool.load else "gave values that are not finite"
+        return "failed", f"{pool.spoilt} of {pool.unstable} unstable samples {what}"
+    if pool.samples == 0 and extreme and pool.unstable:
+        return "passed", ""
     if pool.samples == 0:
-        return "failed", "no sample was run"
+        left_out = f"; all {pool.unstable} route unstably" if pool.unstable else ""
+        return "failed", f"no sample was run{left_out}"
     if pool.differing:
         what = "elements differ" if pool.integral else "values differ in NaN or infinity"
         return "failed", f"{pool.differing} of {pool.elements} {what}"
     if not extreme and pool.not_numbers:
         return "failed", f"{pool.not_numbers} of {pool.elements} values are NaN"
-    if not extreme and not constant and not pool.varies():
+    if not extreme and not constant and not pool.load and not pool.varies():
         return "vacuous", f"the output does not vary over {pool.samples} samples"
     return "passed", ""
 
@@ -240,6 +284,11 @@ def _ordinary_verdict(rms_factor: float, max_factor: float) -> tuple[_Verdict, s
     if not max_factor <= MAX_LIMIT:
         return "failed", f"largest error is {max_factor:.4g} x float32's own; at most {MAX_LIMIT:g}"
     return "passed", ""
+
+
+def is_load(output: str) -> bool:
+    """Whether an output is the load of experts."""
+    return output == LOAD_OUTPUT
 
 
 def all_passed(judgements: Iterable[Judgement]) -> bool:

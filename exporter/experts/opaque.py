@@ -19,14 +19,16 @@ from exporter.experts.spec import (
     Chosen,
     ExpertLayers,
     FoundLayer,
+    Gaps,
     MoESpec,
+    choice_gaps,
     expert_counts,
-    margins,
     route,
     top_k_lowest_index,
 )
 from exporter.outputs import named_outputs
 from runtime.manifest import LOAD_OUTPUT
+from runtime.tensors import Array
 
 DOMAIN = "twinport"
 OP_TYPE = "MoE"
@@ -138,15 +140,16 @@ def _joined_load(
 class RoutingTrace:
     """Notes, while a module runs, whom each layer chose and how clearly.
 
-    Attributes:
-        loads: By layer, int32 ``[rows of the layer's input, experts]``.
-        clear: By layer, ``[tokens]`` margin of the choice, see ``margins``.
+    False where there is no such layer. What was noted is of the last run.
     """
 
     def __init__(self, found: ExpertLayers) -> None:
         self._found = found
-        self.loads: dict[str, torch.Tensor] = {}
-        self.clear: dict[str, torch.Tensor] = {}
+        self._loads: dict[str, torch.Tensor] = {}
+        self._gaps: dict[str, Gaps] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -167,25 +170,34 @@ class RoutingTrace:
             spec = layer.adapter(layer.module)
             choice = route(spec, x.reshape(-1, spec.width)).choice
             chosen = top_k_lowest_index(choice, spec.routing.top_k)
-            self.loads[layer.path] = expert_counts(chosen, x.shape[0], spec.experts)
-            self.clear[layer.path] = margins(choice, spec.routing.top_k)
+            self._loads[layer.path] = expert_counts(chosen, x.shape[0], spec.experts)
+            self._gaps[layer.path] = choice_gaps(choice, spec.routing.top_k)
 
         return note
 
-    def load(self, rows: int) -> torch.Tensor:
-        """int32 ``[rows, layers, experts]`` of the last run."""
+    def load(self, rows: int) -> Array:
+        """int32 ``[rows, layers, experts]``: the tokens that each expert received."""
         per_layer = [
-            self.loads[layer.path].reshape(rows, -1, layer.spec.experts).sum(1)
+            _summed(self._loads[layer.path], rows, layer.spec.experts)
             for layer in self._found.layers
         ]
-        return torch.stack(per_layer, dim=1).to(torch.int32)
+        return torch.stack(per_layer, dim=1).to(torch.int32).numpy()
 
-    def margin(self, rows: int) -> torch.Tensor:
-        """``[rows]`` smallest margin over all layers and tokens of each row."""
-        per_layer = [
-            self.clear[layer.path].reshape(rows, -1).amin(1)
-            if self.clear[layer.path].numel()
-            else torch.full((rows,), torch.inf)
-            for layer in self._found.layers
-        ]
-        return torch.stack([item.to(torch.float64) for item in per_layer]).amin(0)
+    def margin(self, rows: int) -> Array:
+        """``[rows]`` least gap over the layer's largest value, over all layers and tokens."""
+        margin = torch.full((rows,), torch.inf, dtype=torch.float64)
+        for layer in self._found.layers:
+            gaps = self._gaps[layer.path]
+            if gaps.gap.numel():
+                gap = gaps.gap.reshape(rows, -1).amin(1).double()
+                size = gaps.size.reshape(rows, -1).amax(1).double()
+                clear = torch.where(size > 0, gap / size, torch.where(gap > 0, torch.inf, 0.0))
+                margin = torch.minimum(margin, clear)
+        return margin.numpy()
+
+
+def _summed(load: torch.Tensor, rows: int, experts: int) -> torch.Tensor:
+    """Loads of a layer's own rows, added up to the rows of the model's first input."""
+    if not rows:
+        return load.new_zeros((0, experts))
+    return load.reshape(rows, -1, experts).sum(1)

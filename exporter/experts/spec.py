@@ -169,26 +169,37 @@ def expert_counts(chosen: torch.Tensor, rows: int, experts: int) -> torch.Tensor
     """
     every = torch.arange(experts, device=chosen.device)
     per_token = (chosen.unsqueeze(-1) == every).sum(1)  # [tokens, experts]
+    if not rows:
+        return per_token.to(torch.int32)
     return per_token.reshape(rows, -1, experts).sum(1).to(torch.int32)
 
 
-def margins(choice: torch.Tensor, k: int) -> torch.Tensor:
-    """How clear the choice of each token is, in units of the largest value.
+@dataclass(frozen=True)
+class Gaps:
+    """How clearly tokens chose: ``[tokens]`` each.
+
+    Attributes:
+        gap: Between the k-th and the next value; infinite where every open expert is chosen.
+        size: The largest magnitude among the values that are open.
+    """
+
+    gap: torch.Tensor
+    size: torch.Tensor
+
+
+def choice_gaps(choice: torch.Tensor, k: int) -> Gaps:
+    """Gap and size of each token's choice.
 
     Args:
-        choice: ``[tokens, experts]`` values that the top-k is taken over.
+        choice: ``[tokens, experts]`` values that the top-k is taken over; minus infinity
+            where an expert is closed.
         k: Experts a token.
-
-    Returns:
-        ``[tokens]`` gap between the k-th and the next value over the largest magnitude
-        among the values that are open; infinite where every open expert is chosen.
     """
-    if k >= choice.shape[-1]:
-        return torch.full(choice.shape[:1], torch.inf, dtype=choice.dtype)
-    ordered = choice.sort(dim=-1, descending=True).values
-    gap = ordered[:, k - 1] - ordered[:, k]
     size = torch.where(choice.isfinite(), choice.abs(), 0.0).amax(-1)
-    return torch.where(size > 0, gap / size, torch.where(gap > 0, torch.inf, 0.0))
+    if k >= choice.shape[-1]:
+        return Gaps(torch.full_like(size, torch.inf), size)
+    ordered = choice.sort(dim=-1, descending=True).values
+    return Gaps(ordered[:, k - 1] - ordered[:, k], size)
 
 
 @dataclass(frozen=True)
