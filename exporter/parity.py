@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from exporter.evidence import evidence_from_samples
+from exporter.experts.reach import Search
 from exporter.joined import Joined, check_joined
 from exporter.labels import check_labels
 from exporter.real import RealData
+from exporter.routing import ExpertCoverage, routing_warnings
 from exporter.samples import (
     LARGEST_BATCH,
     POOLED_SAMPLES,
@@ -105,6 +107,10 @@ def prove(
         run.take(trio, real_samples(real.inputs, plan), len(plan.batch_sizes()), until)
     run.take(trio, plan.extremes(), 3, until)
     run.take(trio, plan.random(), plan.first_round(), until)
+    coverage = ExpertCoverage(source.experts, Search()) if source.experts else None
+    if coverage is not None:
+        run.take(trio, coverage.search_for_rest(plan, run.answered, until), 0, until)
+    routing = coverage.check(run.answered) if coverage else None
     judgements = _judged(run.pools, options)
     labels = _labels(trio, run.pools, plan, real)
     golden = evidence_from_samples(run.answered, run.pools, joined.batchable)
@@ -128,7 +134,8 @@ def prove(
         cut_by_budget=run.cut,
         judgements=judgements,
         labels=labels,
-        warnings=_warnings(run, options),
+        routing=routing,
+        warnings=(*_warnings(run, options), *routing_warnings(routing, run.answered)),
         allowed=_waivers_used(run.pools, trio.lowered, options),
         reason=reason,
     )

@@ -92,6 +92,10 @@ class Plan:
         """Rows of a call where a row is a sample, else one."""
         return sample.axes[self.batch_axis] if self.rows and self.batch_axis else 1
 
+    def another(self, turn: int) -> Sample:
+        """One more random sample, of the smallest batch, unlike those of ``random``."""
+        return self._drawn("random", 10_000 + turn, {**self._sizes(0)})
+
     def first_samples(self) -> list[Sample]:
         """The random kind's first round."""
         return list(islice(self.random(), self.first_round()))
