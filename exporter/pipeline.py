@@ -22,7 +22,7 @@ from exporter.write import Written, writable, write_version
 from runtime.backends.factory import open_backend
 from runtime.errors import InvalidInput
 from runtime.layout import check_model_name, staged_folder
-from runtime.manifest import Artifact, Manifest, ModuleOrigin
+from runtime.manifest import LOAD_OUTPUT, Artifact, Manifest, ModuleOrigin
 from runtime.manifest import Source as SourceRecord
 from runtime.tensors import TensorSpec
 
@@ -153,6 +153,7 @@ def _manifest(name: str, source: Source, graph: _Graph, proved: Proved, opset: i
         module_map=graph.origins,
         proofs=(proved.proof,),
         preprocessing=source.preprocessing,
+        on_request=(LOAD_OUTPUT,) if source.experts else (),
         labels=source.labels,
     )
 
