@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -87,9 +88,11 @@ def _from_npz(source: Source, path: Path) -> RealData:
     if not path.is_file():
         raise NotFound(f"samples {path} do not exist; give an .npz with an array for each input")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            # An .npy is one array without a name.
+            arrays = {name: loaded[name] for name in getattr(loaded, "files", ())}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InvalidInput(f"{path.name} is no .npz of plain arrays: {error}") from error
     wanted = [spec.name for spec in source.inputs]
     if sorted(arrays) != sorted(wanted):

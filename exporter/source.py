@@ -112,11 +112,9 @@ def load_source(request: SourceRequest) -> Source:
 
 
 def _builtin(request: SourceRequest) -> Source:
-    # Imported late: a user's package may have the same name.
-    from models import registry
+    registry = _own_registry()
     from models.errors import ModelsError
 
-    _check_own(registry)
     if request.model not in registry.names():
         raise NotFound(
             f"model '{request.model}' is not built in ({', '.join(registry.names())}); "
@@ -145,14 +143,20 @@ def _builtin(request: SourceRequest) -> Source:
     )  # fmt: skip
 
 
-def _check_own(module: ModuleType) -> None:
-    """Started in a folder that has a ``models`` of its own, Python may take that one."""
-    ours = Path(__file__).parent.parent / "models"
-    if Path(str(module.__file__)).parent != ours:
+def _own_registry() -> ModuleType:
+    """Imported late: a user's package may have the same name, and Python take that one."""
+    try:
+        from models import registry
+
+        ours = Path(str(registry.__file__)).parent == Path(__file__).parent.parent / "models"
+    except ImportError:
+        ours = False
+    if not ours:
         raise ExportError(
             "a package called 'models' in this folder hides Twinport's own; "
             "run built-in models from another folder"
         )
+    return registry
 
 
 def _from_factory(text: str) -> tuple[torch.nn.Module, str]:
