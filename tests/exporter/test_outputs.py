@@ -1,0 +1,53 @@
+"""Whatever a module returns gets names that say where it was."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, namedtuple
+
+import pytest
+import torch
+
+from exporter.outputs import named_outputs
+from runtime.errors import ExportError
+
+A, B, C = (torch.full((1,), float(i)) for i in range(3))
+Point = namedtuple("Point", "left right")
+
+
+@pytest.mark.parametrize(
+    ("returned", "names"),
+    [
+        (A, ["output"]),
+        ((A,), ["output_0"]),
+        ([A, B], ["output_0", "output_1"]),
+        ((A, None, B), ["output_0", "output_2"]),
+        ((A, (B, [C])), ["output_0", "output_1.0", "output_1.1.0"]),
+        ({"logits": A, "more": {"share": B}}, ["logits", "more.share"]),
+        (OrderedDict(z=A, a=B), ["z", "a"]),
+        ({"all": (A, B)}, ["all.0", "all.1"]),
+        (Point(A, B), ["left", "right"]),
+    ],
+)
+def test_names_come_from_the_structure(returned, names):
+    assert list(named_outputs(returned)) == names
+
+
+def test_the_tensors_are_those_returned():
+    named = named_outputs({"b": B, "a": A})
+    assert named["a"] is A
+    assert named["b"] is B
+
+
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        ((A, 3), "returns a int as 'output_1'"),
+        ({"loss": "none"}, "returns a str as 'loss'"),
+        ({1: A, "1": B}, "two outputs named '1'"),
+        (None, "returns no tensor"),
+        ((), "returns no tensor"),
+    ],
+)
+def test_what_has_no_name_or_is_no_tensor_is_refused(returned, text):
+    with pytest.raises(ExportError, match=text):
+        named_outputs(returned)
