@@ -11,7 +11,7 @@ import click
 from torch import Tensor, nn
 
 from exporter.autograd import require_graphviz, save_autograd_graph
-from exporter.train_view import TrainView
+from exporter.train_view import TrainView, balance_text
 from models.data import DATASETS
 from models.errors import ModelsError
 from models.recipes import recipe_named
@@ -28,7 +28,7 @@ BESIDE_THE_RUN = "graphs"
 
 @click.command()
 @click.argument("model")
-@click.option("--recipe", help="'lecture' or 'best'.  [default: best]")
+@click.option("--recipe", help="'best', or for lenet5 'lecture' too.  [default: best]")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of everything.  [default: 0]")
 @click.option("--dataset", type=click.Choice(DATASETS), help="[default: mnist]")
@@ -67,8 +67,9 @@ def train(
 ) -> None:
     """Train a built-in MODEL and keep its best weights.
 
-    The output folder gets the weights with a JSON card, the curves, five predictions and
-    the state of the run; Ctrl-C costs at most the epoch that is under way.
+    The output folder gets the weights with a JSON card, the curves, five predictions, the
+    heat map of the experts where there are any, and the state of the run; Ctrl-C costs at
+    most the epoch that is under way.
     """
     output = output or Path("runs") / model
     try:
@@ -148,3 +149,9 @@ def _show(trained: Trained) -> None:
     click.echo(f"weights:     {trained.weights}")
     click.echo(f"curves:      {trained.curves}")
     click.echo(f"predictions: {trained.predictions}")
+    if card.experts is not None:
+        click.echo(
+            f"balance:     test {balance_text(card.experts['balance']['test'])}; the least used "
+            f"expert has {100 * card.experts['test_least_share']:.0f} % of an even share"
+        )
+        click.echo(f"experts:     {trained.experts}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
 import click
@@ -16,10 +17,17 @@ from models.run import EpochRecord
 def epoch_line(record: EpochRecord, recipe: Recipe) -> str:
     """One line about a finished epoch."""
     on = recipe.chosen_on
-    return (
+    line = (
         f"epoch {record.epoch}/{recipe.epochs}: loss {record.train_loss:.4f}, "
         f"{on} loss {record.loss:.4f}, {on} accuracy {100 * record.accuracy:.2f} %"
     )
+    return f"{line}, expert balance {balance_text(record.balance)}" if record.balance else line
+
+
+def balance_text(balance: Sequence[float]) -> str:
+    """The mean over the layers, and each of them."""
+    layers = ", ".join(f"{layer:.3f}" for layer in balance)
+    return f"{sum(balance) / len(balance):.3f} (layers {layers})"
 
 
 class TrainView:

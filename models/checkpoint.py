@@ -38,6 +38,10 @@ class Card:
     """Share of right answers, by part of the data."""
     made_with: dict[str, str]
     """Versions and device."""
+    experts: dict[str, Any] | None = None
+    """How evenly the experts are used, where there are any: ``balance`` of each layer by part
+    of the data, ``test_tokens`` ``[layers][experts]`` that each got of the test images, and
+    ``test_least_share``, what the least used one got of its even share."""
 
 
 def card_path(weights: Path) -> Path:
@@ -53,7 +57,8 @@ def save_checkpoint(state: Mapping[str, Tensor], path: Path, card: Card) -> Card
     # In between there are weights without a card, never weights with a wrong one.
     card_path(path).unlink(missing_ok=True)
     write_atomically(path, content)
-    text = json.dumps(dataclasses.asdict(card), indent=2, allow_nan=False) + "\n"
+    facts = {name: fact for name, fact in dataclasses.asdict(card).items() if fact is not None}
+    text = json.dumps(facts, indent=2, allow_nan=False) + "\n"
     write_atomically(card_path(path), text.encode())
     return card
 

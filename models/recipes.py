@@ -45,6 +45,9 @@ class Recipe:
     differs more by chance than the last epochs do."""
     test_batch_size: int = 1000
     log_every: int = 100
+    balance_weight: float = 0.0
+    """Of the loss that keeps experts balanced (``models.routing.balance_loss``), for models
+    that have experts."""
 
     def __post_init__(self) -> None:
         """Refuse a recipe that cannot be followed."""
@@ -69,6 +72,22 @@ LENET5_RECIPES: Mapping[str, Recipe] = {
         augmentation=Augmentation(degrees=10.0, shift_pixels=2.0, scale=0.1, shear=0.1),
         held_out=1 / 12,
         best_by="loss",
+    ),
+}
+
+
+MOE_RECIPES: Mapping[str, Recipe] = {
+    "best": Recipe(
+        "best",
+        epochs=14,
+        batch_size=128,
+        learning_rate=4e-3,
+        schedule="one-cycle",
+        label_smoothing=0.05,
+        augmentation=Augmentation(degrees=10.0, shift_pixels=2.0, scale=0.1, shear=0.1),
+        held_out=1 / 12,
+        best_by="loss",
+        balance_weight=0.02,
     ),
 }
 

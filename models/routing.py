@@ -107,6 +107,15 @@ def balance_loss(gate_logits: Tensor, top_k: int) -> Tensor:
     return experts * (counts * probability).sum() / max(top_k * tokens * tokens, 1)
 
 
+def least_share(tokens: NDArray[np.int64]) -> float:
+    """What the least used expert of any layer got of its even share.
+
+    Args:
+        tokens: ``[layers, experts]``; at least one token in each layer.
+    """
+    return float((tokens / tokens.mean(1, keepdims=True)).min())
+
+
 def balance(tokens: NDArray[np.int64] | Sequence[int]) -> float:
     """One less deviation over mean, over the experts of one layer: 1 is even.
 

@@ -71,11 +71,15 @@ class EpochRecord:
     epoch: int
     """Counted from 1."""
     train_loss: float
-    """Mean over the training images as the recipe changed and smoothed them."""
+    """Mean over the training images as the recipe changed and smoothed them, with the
+    weighted balance loss where there are experts: what the optimizer lowers."""
     loss: float
     """Plain cross-entropy over the images that choose the best epoch."""
     accuracy: float
     """Share of right answers over the same images."""
+    balance: tuple[float, ...] = ()
+    """How evenly each layer used its experts on the same images (``models.routing.balance``);
+    empty where the model has none."""
 
     def better_than(self, other: EpochRecord, by: Literal["accuracy", "loss"]) -> bool:
         """Whether this epoch's weights should replace the other's; the second number breaks ties.
@@ -191,10 +195,12 @@ def read_state(folder: Path) -> dict[str, Any]:
 def check_same_run(state: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
     """Refuse to go on with another run than the one that was begun.
 
+    A part of the recipe that the state does not have came later; the run had its default.
+
     Raises:
         TrainingProblem: Something that decides the result differs; the text names it.
     """
-    begun = state["identity"]
+    begun = {**_RECIPE_DEFAULTS, **state["identity"]}
     for key in [*identity, *(key for key in begun if key not in identity)]:
         if begun.get(key) != identity.get(key):
             raise TrainingProblem(
@@ -214,6 +220,13 @@ def refuse_to_overwrite(folder: Path) -> None:
             f"'{folder}' holds a run already; go on with it by --resume, choose another --output, "
             "or delete the folder"
         )
+
+
+_RECIPE_DEFAULTS = {
+    f"recipe {field.name}": field.default
+    for field in dataclasses.fields(Recipe)
+    if field.default is not dataclasses.MISSING
+}
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,15 @@ from torch.nn import functional
 
 from models.augment import augment
 from models.checkpoint import Card, save_checkpoint
-from models.data import DataSet, IntArray, Split, load_dataset, normalised, resized
+from models.data import DataSet, Split, load_dataset, normalised
 from models.errors import TrainingProblem
 from models.files import make_folder
-from models.plots import curves_figure, predictions_figure, save_png
+from models.plots import curves_figure, experts_figure, predictions_figure, save_png
 from models.recipes import Recipe
 from models.registry import ModelEntry, entry
+from models.routing import answer, least_share
 from models.run import EpochRecord, Job, Run, check_same_run, read_state, refuse_to_overwrite
+from models.score import Part, Score, evaluate, part_from_split
 from models.seeding import choose_device, describe_device, seed_everything
 from models.watch import Silence, Watch
 
@@ -40,31 +42,8 @@ class Trained:
     curves: Path
     predictions: Path
     records: tuple[EpochRecord, ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Images ready for a device.
-
-    Attributes:
-        pixels: uint8 ``[n, 1, 32, 32]``.
-        labels: int64 ``[n]``.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well a module answers a part; ``predicted`` is ``[n]``."""
-
-    loss: float
-    accuracy: float
-    predicted: IntArray
+    experts: Path | None = None
+    """Who got the tokens of the test images; None where the model has no experts."""
 
 
 def train(job: Job, watch: Watch | None = None, on_graph: OnGraph | None = None) -> Trained:
@@ -84,44 +63,25 @@ def train(job: Job, watch: Watch | None = None, on_graph: OnGraph | None = None)
     watch.note(f"device: {describe_device(device)}")
     data = load_dataset(job.dataset, job.data, watch.note)
     fit, held_out = _divide(data.train, job.recipe.held_out)
-    learned = _part(fit, device)
-    scored = _part(held_out if job.recipe.held_out else data.test, device)
+    learned = part_from_split(fit, device)
+    scored = part_from_split(held_out if job.recipe.held_out else data.test, device)
     identity = job.identity(data.sha256)
     make_folder(job.output)
     run = _open_run(job, model, identity, len(learned), device)
     while run.epoch < job.recipe.epochs:
         train_loss = _train_epoch(run, learned, watch, on_graph)
         score = evaluate(run.module, scored, job.recipe.test_batch_size)
-        if run.finish_epoch(EpochRecord(run.epoch + 1, train_loss, score.loss, score.accuracy)):
-            _save_best(job, model, run, data, {job.recipe.chosen_on: score.accuracy})
+        record = EpochRecord(run.epoch + 1, train_loss, score.loss, score.accuracy, score.balance)
+        if run.finish_epoch(record):
+            _save_best(job, model, run, data)
         run.save(job.output, identity)
         watch.epoch(run.records[-1], job.recipe)
     return _finish(job, model, run, data)
 
 
-def evaluate(module: nn.Module, part: Part, batch_size: int) -> Score:
-    """Answer a whole part in evaluation mode and compare with its labels."""
-    module.eval()
-    total, answers = 0.0, []
-    with torch.inference_mode():
-        for start in range(0, len(part), batch_size):
-            here = slice(start, start + batch_size)
-            logits = module(normalised(part.pixels[here].float().div(255)))
-            total += functional.cross_entropy(logits, part.labels[here], reduction="sum").item()
-            answers.append(logits.argmax(1))
-    predicted = torch.cat(answers)
-    right = int((predicted == part.labels).sum())
-    return Score(total / len(part), right / len(part), predicted.cpu().numpy())
-
-
 def _divide(every: Split, share: float) -> tuple[Split, Split]:
     kept = len(every) - round(len(every) * share)
     return every[:kept], every[kept:]
-
-
-def _part(split: Split, device: torch.device) -> Part:
-    labels = torch.from_numpy(split.labels)
-    return Part(resized(split.images).to(device), labels.to(device))
 
 
 def _open_run(
@@ -166,19 +126,27 @@ def _train_epoch(run: Run, part: Part, watch: Watch, on_graph: OnGraph | None) -
 
 def _forward(run: Run, part: Part, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and loss of the chosen images, changed as the recipe says."""
+    recipe = run.recipe
     scaled = part.pixels[chosen].float().div(255)
-    if run.recipe.augmentation is not None:
-        scaled = augment(scaled, run.recipe.augmentation, run.chance)
-    logits = run.module(normalised(scaled))
-    smoothing = run.recipe.label_smoothing
-    return logits, functional.cross_entropy(logits, part.labels[chosen], label_smoothing=smoothing)
+    if recipe.augmentation is not None:
+        scaled = augment(scaled, recipe.augmentation, run.chance)
+    answered = answer(run.module, normalised(scaled))
+    loss = functional.cross_entropy(
+        answered.logits, part.labels[chosen], label_smoothing=recipe.label_smoothing
+    )
+    if recipe.balance_weight > 0:
+        loss = loss + recipe.balance_weight * answered.balance_loss()
+    return answered.logits, loss
 
 
 def _save_best(
-    job: Job, model: ModelEntry, run: Run, data: DataSet, accuracy: dict[str, float]
+    job: Job, model: ModelEntry, run: Run, data: DataSet, test: Score | None = None
 ) -> Card:
-    """Write the best weights so far and their card."""
+    """Write the best weights so far and their card, with the test where it is done."""
     recipe = job.recipe
+    accuracy: dict[str, float] = {recipe.chosen_on: run.best.accuracy}
+    if test is not None:
+        accuracy["test"] = test.accuracy
     held_out = round(len(data.train) * recipe.held_out)
     usual_epochs = model.recipes[recipe.name].epochs
     card = Card(
@@ -199,8 +167,24 @@ def _save_best(
         chosen_by=_how_chosen(recipe),
         accuracy=accuracy,
         made_with={"torch": torch.__version__, "device": describe_device(run.device)},
+        experts=_expert_facts(recipe, run.best, test),
     )
     return save_checkpoint(run.best_weights, _weights_path(job), card)
+
+
+def _expert_facts(recipe: Recipe, best: EpochRecord, test: Score | None) -> dict[str, Any] | None:
+    """What the card says of the experts; None where there are none."""
+    if not best.balance:
+        return None
+    balance: dict[str, list[float]] = {recipe.chosen_on: list(best.balance)}
+    if test is None:
+        return {"balance": balance}
+    balance["test"] = list(test.balance)
+    return {
+        "balance": balance,
+        "test_least_share": least_share(test.expert_tokens),
+        "test_tokens": test.expert_tokens.tolist(),
+    }
 
 
 def _how_chosen(recipe: Recipe) -> str:
@@ -220,15 +204,14 @@ def _weights_path(job: Job) -> Path:
 def _finish(job: Job, model: ModelEntry, run: Run, data: DataSet) -> Trained:
     """Measure the best weights on the test images; write the card and the pictures."""
     run.module.load_state_dict(run.best_weights)
-    test = evaluate(run.module, _part(data.test, run.device), job.recipe.test_batch_size)
-    accuracy: dict[str, float] = {
-        job.recipe.chosen_on: run.best.accuracy,
-        "test": test.accuracy,
-    }
+    test = evaluate(run.module, part_from_split(data.test, run.device), job.recipe.test_batch_size)
     curves, predictions = job.output / "curves.png", job.output / "predictions.png"
     save_png(curves_figure(run.records, job.recipe.chosen_on), curves)
     shown = data.test[:PICTURED]
     answered = predictions_figure(shown.images, test.predicted[:PICTURED], shown.labels)
     save_png(answered, predictions)
-    card = _save_best(job, model, run, data, accuracy)
-    return Trained(card, _weights_path(job), curves, predictions, tuple(run.records))
+    experts = job.output / "experts.png" if len(test.expert_tokens) else None
+    if experts is not None:
+        save_png(experts_figure(test.expert_tokens), experts)
+    card = _save_best(job, model, run, data, test)
+    return Trained(card, _weights_path(job), curves, predictions, tuple(run.records), experts)
