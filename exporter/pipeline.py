@@ -11,9 +11,16 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from exporter.graph import DEFAULT_OPSET, onnx_from_module, range_of, specs_from_values
+from exporter.graph import (
+    DEFAULT_OPSET,
+    free_axes,
+    onnx_from_module,
+    range_of,
+    specs_from_values,
+)
 from exporter.layers import module_map
 from exporter.parity import ProofOptions, Proved, prove
+from exporter.passes.expand_experts import expand_experts
 from exporter.passes.run import Pass, run_passes
 from exporter.passes.strip_provenance import strip_provenance
 from exporter.real import RealData, real_data
@@ -41,6 +48,7 @@ class ExportRequest:
         opset: ONNX operator set.
         data: Folder of MNIST for the built-in models.
         samples: An ``.npz`` of real inputs.
+        moe_form: How layers of experts are written, see ``exporter.experts.choose``.
         proof: How the proof is made.
     """
 
@@ -50,6 +58,7 @@ class ExportRequest:
     opset: int = DEFAULT_OPSET
     data: Path | None = None
     samples: Path | None = None
+    moe_form: str = "auto"
     proof: ProofOptions = field(default_factory=ProofOptions)
 
 
@@ -81,7 +90,7 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
     folder = request.repository / check_model_name(request.name or source.name)
     real = real_data(source, request.data, request.samples)
     notify(f"exporting {source.module_class}, {source.parameters:,} parameters")
-    graph = _graph(source, request.opset, passes_for(request))
+    graph = _graph(source, request.opset, passes_for(request, source))
     _check_waivers(request.proof, graph)
     with staged_folder(folder) as staging:
         (staging / MODEL_FILE).write_bytes(graph.data)
@@ -92,10 +101,10 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
         return write_version(staging, folder, manifest, proved.golden, label_output)
 
 
-def passes_for(request: ExportRequest) -> Sequence[Pass]:
+def passes_for(request: ExportRequest, source: Source) -> Sequence[Pass]:
     """The graph changes of an export, in their order."""
-    del request  # every export has the same so far
-    return (strip_provenance,)
+    sizes = {axis: range_of(axis, source.ranges) for axis in free_axes(source.inputs)}
+    return (expand_experts(request.moe_form, sizes), strip_provenance)
 
 
 def _graph(source: Source, opset: int, passes: Sequence[Pass]) -> _Graph:

@@ -57,12 +57,13 @@ class Plan:
     seed: int
 
     def batch_sizes(self) -> tuple[int, ...]:
-        """1, 2, 7 and the upper bound, as far as the declared range has them."""
+        """1, 2, 7 and the upper bound, as far as the declared range has them, and 0 if it has."""
         if self.batch_axis is None:
             return (1,)
         low, high = range_of(self.batch_axis, self.source.ranges)
         top = min(high, max(LARGEST_BATCH, low))
-        return tuple(sorted({min(max(size, low), top) for size in (*BATCH_SIZES, top)}))
+        sizes = (low, *BATCH_SIZES, top) if low == 0 else (*BATCH_SIZES, top)
+        return tuple(sorted({min(max(size, low), top) for size in sizes}))
 
     def axis_sizes(self) -> dict[str, tuple[int, ...]]:
         """Least, middle (by ratio) and greatest size of every other free axis."""
@@ -70,7 +71,7 @@ class Plan:
         for axis in free_axes(self.source.inputs):
             if axis != self.batch_axis:
                 low, high = self.source.ranges.get(axis, DEFAULT_RANGE)
-                middle = round((low * high) ** 0.5)
+                middle = round((max(low, 1) * high) ** 0.5)
                 sizes[axis] = tuple(sorted({low, middle, high}))
         return sizes
 

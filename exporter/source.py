@@ -318,8 +318,8 @@ def _check_axes(request: SourceRequest, inputs: Sequence[TensorSpec]) -> None:
     for name, (low, high) in request.ranges.items():
         if name not in axes:
             raise InvalidInput(f"--range names the axis '{name}'; the free axes are {free}")
-        if not 1 <= low <= high:
-            raise InvalidInput(f"--range {name}={low}:{high} is empty; wanted 1 <= low <= high")
+        if not (0 <= low <= high and high):
+            raise InvalidInput(f"--range {name}={low}:{high} is empty; wanted 0 <= low <= high")
     for name, (low, high) in request.values.items():
         if name not in {spec.name for spec in inputs}:
             raise InvalidInput(f"--values names the input '{name}', which is not described")

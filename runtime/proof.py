@@ -127,12 +127,13 @@ class ErrorPool:
 
     def _add_unstable(self, artifact: Array, truth: Array, unstable: Array) -> None:
         """What holds even where a near tie went the other way (``Routing`` in the design)."""
+        whole_load = self.load and truth.ndim == LOAD_RANK
         if self.rows:
             artifact, truth = artifact[unstable], truth[unstable]
         else:
             artifact, truth = artifact[np.newaxis], truth[np.newaxis]
         self.unstable += len(truth)
-        if self.load and truth.ndim == LOAD_RANK:
+        if whole_load:
             right = (artifact.sum(-1) == truth.sum(-1)) & (artifact >= 0).all(-1)
         elif self.integral:
             return  # a label, or a load of which only some values are kept

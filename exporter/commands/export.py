@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from exporter.write import Written
     from runtime.manifest import Proof
 
+MOE_FORMS = ("auto", "sorted", "static", "fused")
+
 
 @click.command()
 @source_options
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
               help="The model repository; made where it is not there.")  # fmt: skip
 @click.option("--name", help="The model's name in the repository.  [default: the model's own]")
 @click.option("--opset", type=int, default=20, show_default=True, help="ONNX operator set.")
+@click.option("--moe-form", type=click.Choice(MOE_FORMS), default="auto", show_default=True,
+              help="How layers of experts are written.")  # fmt: skip
 @click.option("--data", type=FOLDER, help="Folder of MNIST; else TWINPORT_DATA, else ./data.")
 @click.option("--samples", type=FILE, help=".npz with rows of real inputs to prove with.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
@@ -46,6 +50,7 @@ def export(
     repository: Path,
     name: str | None,
     opset: int,
+    moe_form: str,
     data: Path | None,
     samples: Path | None,
     seed: int,
@@ -69,7 +74,7 @@ def export(
         model, weights, specs_from_options(inputs), dict(ranges), dict(values)
     )  # fmt: skip
     proof = ProofOptions(seed, proof_budget, frozenset(allow_constant), allow_degraded_truth)
-    request = ExportRequest(source, repository, name, opset, data, samples, proof)
+    request = ExportRequest(source, repository, name, opset, data, samples, moe_form, proof)
     written = export_model(request, lambda line: click.echo(line, err=True))
     if as_json:
         record = {"folder": str(written.folder), **dataclasses.asdict(written.manifest)}
@@ -107,6 +112,12 @@ def _remarks(proof: Proof) -> list[str]:
             f"labels: {labels.agreeing} of {labels.samples} of {labels.dataset} as the truth has "
             f"them{excused}; accuracy {labels.artifact_accuracy:.2%}, "
             f"PyTorch {labels.torch_accuracy:.2%}"
+        )
+    if routing := proof.routing:
+        lines.append(
+            f"routing: {routing.samples - routing.unstable} of {routing.samples} samples stable, "
+            f"{routing.reached} of {len(routing.layers) * routing.experts} experts reached"
+            + (f" ({routing.search_steps} steps of search)" if routing.search_steps else "")
         )
     lines += [f"allowed: {waiver}" for waiver in proof.allowed]
     lines += [f"warning: {warning}" for warning in proof.warnings]

@@ -22,7 +22,9 @@ from runtime.tensors import Array
 KIND = "random"
 """Pooled with the drawn inputs: a few samples alone make no statistics."""
 STEPS_A_TARGET = 60
-_LEARNING_RATE = 0.1
+_FIRST_STEP = 0.1
+_GROWTH = 1.08
+"""Steps grow, so that the search leaves the range of usual inputs where it has to."""
 
 Target = tuple[int, int]
 """Place of a layer, and an expert of it."""
@@ -99,8 +101,8 @@ def _climb(
     if not floats:
         yield arrays
         return
-    optimizer = torch.optim.Adam(floats, lr=_LEARNING_RATE)
-    for _ in range(STEPS_A_TARGET):
+    optimizer = torch.optim.Adam(floats, lr=_FIRST_STEP)
+    for step in range(STEPS_A_TARGET):
         if time.monotonic() > until:
             return
         search.steps += 1
@@ -111,6 +113,7 @@ def _climb(
         gradients = torch.autograd.grad(-lead, floats, allow_unused=True)
         for tensor, gradient in zip(floats, gradients, strict=True):
             tensor.grad = gradient
+        optimizer.param_groups[0]["lr"] = _FIRST_STEP * _GROWTH**step
         optimizer.step()
 
 

@@ -46,7 +46,7 @@ def off_by_one_percent(model):
 @pytest.fixture
 def faulty(monkeypatch):
     monkeypatch.setattr(
-        pipeline, "passes_for", lambda _: (pipeline.strip_provenance, off_by_one_percent)
+        pipeline, "passes_for", lambda *_: (pipeline.strip_provenance, off_by_one_percent)
     )
 
 
@@ -125,7 +125,7 @@ def test_a_faulty_artifact_goes_to_failed_with_all_numbers(tmp_path, export_net,
 
 def test_the_next_good_export_takes_the_next_number(tmp_path, export_net, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "passes_for", lambda _: (off_by_one_percent,))
+        patch.setattr(pipeline, "passes_for", lambda *_: (off_by_one_percent,))
         export_net(tmp_path, "Linear", X)
     written = export_net(tmp_path, "Linear", X)
     assert written.folder == tmp_path / "linear" / "2"

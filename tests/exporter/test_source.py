@@ -191,8 +191,8 @@ def test_inputs_come_in_the_order_of_forward_and_optional_ones_may_be_left_out(n
     ("given", "text"),
     [
         ({"ranges": {"seq": (1, 2)}}, "--range names the axis 'seq'; the free axes are batch"),
-        ({"ranges": {"batch": (4, 2)}}, "--range batch=4:2 is empty; wanted 1 <= low <= high"),
-        ({"ranges": {"batch": (0, 2)}}, "--range batch=0:2 is empty"),
+        ({"ranges": {"batch": (4, 2)}}, "--range batch=4:2 is empty; wanted 0 <= low <= high"),
+        ({"ranges": {"batch": (0, 0)}}, "--range batch=0:0 is empty"),
         ({"values": {"y": (0, 2)}}, "--values names the input 'y', which is not described"),
         ({"values": {"x": (2, 2)}}, "--values x=2:2 is empty; wanted low < high"),
     ],

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,7 +12,7 @@ import torch
 from torchvision.datasets import MNIST
 
 from exporter import train_cli
-from exporter.train_view import TrainView
+from exporter.train_view import TrainView, epoch_line
 from models import train as training
 from models.data import DataSet, digits
 from models.recipes import LENET5_RECIPES
@@ -54,6 +56,33 @@ def test_a_run_prints_its_course_and_leaves_weights_card_and_pictures(tmp_path, 
     }  # fmt: skip
     card = json.loads((folder / "lenet5.json").read_text())
     assert card["command"] == "twinport train lenet5 --recipe lecture --epochs 2 --seed 3"
+
+
+def test_a_mixture_of_experts_trains_on_the_bundled_digits_by_the_real_command(real_data, tmp_path):
+    words = ["train", "moe", "--dataset", "digits", "--epochs", "1", "--device", "cpu"]
+    ended = subprocess.run(
+        [*PROGRAM, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert re.fullmatch(
+        r"epoch 1/1: loss .* accuracy \S+ %, expert balance -?\d\.\d{3} "
+        r"\(layers -?\d\.\d{3}, -?\d\.\d{3}, -?\d\.\d{3}\)",
+        lines[1],
+    )
+    folder = tmp_path / "runs" / "moe"
+    assert {path.name for path in folder.iterdir()} == {
+        "moe.safetensors", "moe.json", "curves.png", "predictions.png", "experts.png", "state.pt",
+    }  # fmt: skip
+    card = json.loads((folder / "moe.json").read_text())
+    assert (
+        card["command"] == "twinport train moe --recipe best --dataset digits --epochs 1 --seed 0"
+    )
+    tokens = card["experts"]["test_tokens"]
+    assert [sum(layer) for layer in tokens] == [2 * 25 * 360] * 3
+    least = min(min(layer) for layer in tokens) / (2 * 25 * 360 / 8)
+    assert f"the least used expert has {100 * least:.0f} % of an even share" in lines[-2]
+    assert lines[-1] == "experts:     runs/moe/experts.png"
 
 
 def test_resume_alone_takes_everything_else_from_the_run(tmp_path, monkeypatch, capsys):
@@ -197,6 +226,14 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines(capsys):
         "epoch 1/30, batch 2/8: loss 0.5000",
         "epoch 1/30: loss 2.0000, validation loss 1.5000, validation accuracy 87.50 %",
     ]
+
+
+def test_an_epoch_of_a_model_with_experts_shows_their_balance_in_the_mean_and_by_layer():
+    record = dataclasses.replace(RECORD, balance=(0.5, 0.75, 1.0))
+    assert epoch_line(record, LENET5_RECIPES["best"]) == (
+        "epoch 1/30: loss 2.0000, validation loss 1.5000, validation accuracy 87.50 %, "
+        "expert balance 0.750 (layers 0.500, 0.750, 1.000)"
+    )
 
 
 def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):

@@ -68,7 +68,7 @@ def perturbing(monkeypatch):
         value.const_value = ir.tensor(value.const_value.numpy() * 1.01, name=value.name)
         return model, True
 
-    monkeypatch.setattr(pipeline, "passes_for", lambda _: (plant,))
+    monkeypatch.setattr(pipeline, "passes_for", lambda *_: (plant,))
 
 
 @pytest.mark.usefixtures("perturbing")
