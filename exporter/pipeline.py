@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from exporter.experts.view import expert_view
 from exporter.graph import (
     DEFAULT_OPSET,
     free_axes,
@@ -25,7 +26,7 @@ from exporter.passes.run import Pass, run_passes
 from exporter.passes.strip_provenance import strip_provenance
 from exporter.real import RealData, real_data
 from exporter.source import Source, SourceRequest, load_source
-from exporter.write import Written, writable, write_version
+from exporter.write import VIEW_FILE, Written, writable, write_version
 from runtime.backends.factory import open_backend
 from runtime.errors import InvalidInput
 from runtime.layout import check_model_name, staged_folder
@@ -69,6 +70,7 @@ class _Graph:
     data: bytes
     outputs: tuple[TensorSpec, ...]
     origins: dict[str, ModuleOrigin]
+    view: bytes | None
 
 
 def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda _: None) -> Written:
@@ -94,6 +96,8 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
     _check_waivers(request.proof, graph)
     with staged_folder(folder) as staging:
         (staging / MODEL_FILE).write_bytes(graph.data)
+        if graph.view is not None:
+            (staging / VIEW_FILE).write_bytes(graph.view)
         notify(f"proving against PyTorch in float64{_on(real)}")
         proved = _prove(source, graph, staging / MODEL_FILE, real, request.proof)
         manifest = _manifest(folder.name, source, graph, proved, request.opset)
@@ -110,9 +114,18 @@ def passes_for(request: ExportRequest, source: Source) -> Sequence[Pass]:
 def _graph(source: Source, opset: int, passes: Sequence[Pass]) -> _Graph:
     model = onnx_from_module(source, opset)
     origins = module_map(model)
+    view = _view(model) if source.experts else None
     model = run_passes(model, passes)
-    data = ir.to_proto(model).SerializeToString(deterministic=True)
-    return _Graph(data, specs_from_values(model.graph.outputs), origins)
+    outputs = specs_from_values(model.graph.outputs)
+    return _Graph(_serialized(model), outputs, origins, view)
+
+
+def _view(model: ir.Model) -> bytes:
+    return _serialized(run_passes(expert_view(model), (strip_provenance,)))
+
+
+def _serialized(model: ir.Model) -> bytes:
+    return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
 def _check_waivers(options: ProofOptions, graph: _Graph) -> None:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from exporter.graph import specs_from_values
+from exporter.write import VIEW_FILE
 from runtime.errors import InvalidInput, NotFound
 from runtime.layout import FAILED_FOLDER, version_numbers
 from runtime.manifest import FILE_NAME as MANIFEST_FILE
@@ -83,6 +84,12 @@ def artifact_file(path: Path) -> Path:
     if not files:
         raise NotFound(f"{path} holds no version and no .onnx file; give REPOSITORY/NAME")
     return files[0]
+
+
+def graph_to_look_at(artifact: Path) -> Path:
+    """The view beside an artifact, where layers of experts have one, else the artifact."""
+    view = artifact.with_name(VIEW_FILE)
+    return view if view.is_file() else artifact
 
 
 def _version_folder(path: Path) -> Path:

@@ -17,6 +17,9 @@ from runtime.manifest import FILE_NAME as MANIFEST_FILE
 from runtime.manifest import Evidence, Manifest, manifest_to_text
 from runtime.model_config import ModelFacts, config_to_write
 
+VIEW_FILE = "view.onnx"
+"""Beside the artifact where it has layers of experts: one node a layer, to look at."""
+
 
 @dataclass(frozen=True)
 class Written:

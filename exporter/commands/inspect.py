@@ -63,7 +63,7 @@ def inspect(
 
 
 def _show_artifact(path: Path, netron: bool, port: int, as_json: bool) -> None:
-    from exporter.summary import summary_from_path
+    from exporter.summary import graph_to_look_at, summary_from_path
 
     summary = summary_from_path(path)
     if as_json:
@@ -72,7 +72,7 @@ def _show_artifact(path: Path, netron: bool, port: int, as_json: bool) -> None:
     else:
         _print_artifact(summary)
     if netron:
-        _serve_netron(summary.file, port)
+        _serve_netron(graph_to_look_at(summary.file), port)
 
 
 def _serve_netron(file: Path, port: int) -> None:
