@@ -22,6 +22,7 @@ import onnx_ir as ir
 import torch
 
 from exporter.experts.opaque import opaque_layers
+from exporter.experts.suspects import CURE, suspects_of
 from exporter.outputs import named_outputs
 from exporter.source import Range, Source
 from runtime.errors import ExportError, InvalidInput
@@ -170,6 +171,11 @@ def _captured(
             source.module, (), kwargs=dict(examples), dynamic_shapes=dict(shapes), strict=False
         )
     except Exception as error:
+        if suspects := suspects_of(source.module, source.experts):
+            raise ExportError(
+                f"torch.export cannot capture {suspects[0]}, which chooses experts by the data "
+                f"({type(error).__name__}); {CURE}"
+            ) from error
         raise ExportError(
             f"torch.export cannot capture {type(source.module).__name__}: "
             f"{_why_not_captured(error)}"

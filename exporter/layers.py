@@ -29,6 +29,11 @@ def module_map(model: ir.Model) -> dict[str, ModuleOrigin]:
     return origins
 
 
+def scopes_of(node: ir.Node) -> list[str]:
+    """Paths of the modules that a node is in, from the root down."""
+    return _listed(node, SCOPES)[:-1]
+
+
 def _listed(node: ir.Node, key: str) -> list[str]:
     text = node.metadata_props.get(key, "[]")
     try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
 
+from exporter.experts.suspects import dense_warnings, suspects_of
 from exporter.experts.view import expert_view
 from exporter.graph import (
     DEFAULT_OPSET,
@@ -71,6 +72,7 @@ class _Graph:
     outputs: tuple[TensorSpec, ...]
     origins: dict[str, ModuleOrigin]
     view: bytes | None
+    warnings: tuple[str, ...]
 
 
 def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda _: None) -> Written:
@@ -115,9 +117,10 @@ def _graph(source: Source, opset: int, passes: Sequence[Pass]) -> _Graph:
     model = onnx_from_module(source, opset)
     origins = module_map(model)
     view = _view(model) if source.experts else None
+    warnings = dense_warnings(model, suspects_of(source.module, source.experts))
     model = run_passes(model, passes)
     outputs = specs_from_values(model.graph.outputs)
-    return _Graph(_serialized(model), outputs, origins, view)
+    return _Graph(_serialized(model), outputs, origins, view, warnings)
 
 
 def _view(model: ir.Model) -> bytes:
@@ -173,7 +176,7 @@ def _manifest(name: str, source: Source, graph: _Graph, proved: Proved, opset: i
         ranges=dict(source.ranges),
         max_batch_size=range_of(str(batch_axis), source.ranges)[1] if batch_axis else 0,
         module_map=graph.origins,
-        proofs=(proved.proof,),
+        proofs=(replace(proved.proof, warnings=(*proved.proof.warnings, *graph.warnings)),),
         preprocessing=source.preprocessing,
         on_request=(LOAD_OUTPUT,) if source.experts else (),
         labels=source.labels,

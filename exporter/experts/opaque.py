@@ -8,7 +8,7 @@ exported; ``exporter.passes.expand_experts`` makes a graph of the op afterwards.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,7 +71,8 @@ def _replaced_forwards() -> Iterator[Callable[[nn.Module, Callable[..., Any]], N
 
 def _opaque_forward(layer: FoundLayer, loads: dict[str, torch.Tensor]) -> Callable[..., Any]:
     @functools.wraps(layer.module.forward)
-    def forward(x: torch.Tensor, *_rest: Any, **_named: Any) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        x = first_argument(args, kwargs)
         spec = layer.adapter(layer.module)
         chosen = route(spec, x.reshape(-1, spec.width))
         output, loads[layer.path] = _opaque(layer.path, spec, x, chosen)
@@ -82,6 +83,12 @@ def _opaque_forward(layer: FoundLayer, loads: dict[str, torch.Tensor]) -> Callab
         return output, chosen.logits.reshape(*x.shape[:-1], spec.experts)
 
     return forward
+
+
+def first_argument(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """The tokens, however the layer was called."""
+    first: torch.Tensor = args[0] if args else next(iter(kwargs.values()))
+    return first
 
 
 def _opaque(
@@ -119,8 +126,7 @@ def _with_load(
     def forward(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         loads.clear()
         outputs = named_outputs(inner(*args, **kwargs))
-        first = next(iter((*args, *kwargs.values())))
-        outputs[LOAD_OUTPUT] = _joined_load(found, loads, first)
+        outputs[LOAD_OUTPUT] = _joined_load(found, loads, first_argument(args, kwargs))
         return outputs
 
     return forward
@@ -166,7 +172,7 @@ class RoutingTrace:
 
     def _noting(self, layer: FoundLayer) -> Callable[..., None]:
         def note(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            x = args[0] if args else next(iter(kwargs.values()))
+            x = first_argument(args, kwargs)
             spec = layer.adapter(layer.module)
             choice = route(spec, x.reshape(-1, spec.width)).choice
             chosen = top_k_lowest_index(choice, spec.routing.top_k)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from exporter.experts.opaque import first_argument
 from exporter.experts.spec import Chosen, ExpertLayers, FoundLayer, route, top_k_lowest_index
 from exporter.samples import Plan, Sample
 from runtime.tensors import Array
@@ -145,7 +146,7 @@ def _choices(found: ExpertLayers) -> Iterator[dict[int, Chosen]]:
 
     def noting(place: int, layer: FoundLayer) -> Callable[..., None]:
         def note(_module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-            x = args[0] if args else next(iter(kwargs.values()))
+            x = first_argument(args, kwargs)
             choices[place] = route(layer.spec, x.reshape(-1, layer.spec.width))
 
         return note
