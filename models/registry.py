@@ -13,7 +13,8 @@ from models.checkpoint import load_checkpoint
 from models.data import MEAN, SIDE, STD
 from models.errors import UnknownName
 from models.lenet5 import LeNet5
-from models.recipes import LENET5_RECIPES, Recipe
+from models.moe import MoEClassifier
+from models.recipes import LENET5_RECIPES, MOE_RECIPES, Recipe
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
@@ -85,18 +86,33 @@ class ModelEntry:
         return module.eval()
 
 
+_DIGIT_INPUT = (InputEntry("image", "float32", ("batch", 1, SIDE, SIDE)),)
+_DIGIT = ImageEntry("image", "gray", SIDE, SIDE, (MEAN,), (STD,))
+
 _ENTRIES: Mapping[str, ModelEntry] = {
     "lenet5": ModelEntry(
         name="lenet5",
         build=LeNet5,
         checkpoint=CHECKPOINTS / "lenet5.safetensors",
-        inputs=(InputEntry("image", "float32", ("batch", 1, SIDE, SIDE)),),
+        inputs=_DIGIT_INPUT,
         outputs=("logits",),
         ranges={"batch": (1, 64)},
         recipes=LENET5_RECIPES,
         default_recipe="best",
         labels=tuple("0123456789"),
-        image=ImageEntry("image", "gray", SIDE, SIDE, (MEAN,), (STD,)),
+        image=_DIGIT,
+    ),
+    "moe": ModelEntry(
+        name="moe",
+        build=MoEClassifier,
+        checkpoint=CHECKPOINTS / "moe.safetensors",
+        inputs=_DIGIT_INPUT,
+        outputs=("logits",),
+        ranges={"batch": (1, 64)},
+        recipes=MOE_RECIPES,
+        default_recipe="best",
+        labels=tuple("0123456789"),
+        image=_DIGIT,
     ),
 }
 

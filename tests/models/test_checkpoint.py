@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,9 @@ from models.data import load_mnist, mnist_at, prepare
 from models.errors import CheckpointProblem, WriteProblem
 from models.files import make_folder, sha256_of, write_atomically
 from models.lenet5 import LeNet5
+from models.moe import MoEClassifier
 from models.registry import CHECKPOINTS
+from models.score import evaluate, part_from_split
 
 CARD = Card(
     model="small",
@@ -166,17 +169,43 @@ def test_a_save_that_breaks_off_never_leaves_a_wrong_card(saved, monkeypatch):
     assert torch.equal(loaded.state_dict()["0.weight"], other["0.weight"])
 
 
+def test_a_card_only_says_of_experts_where_there_are_any(tmp_path):
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(small().state_dict(), path, CARD)
+    assert "experts" not in json.loads(card_path(path).read_text())
+    facts = {"balance": {"test": [0.5, 0.75]}, "test_tokens": [[1, 2], [3, 4]]}
+    save_checkpoint(small().state_dict(), path, dataclasses.replace(CARD, experts=facts))
+    assert read_card(path).experts == facts
+
+
 LENET5 = CHECKPOINTS / "lenet5.safetensors"
+MOE = CHECKPOINTS / "moe.safetensors"
 
 
-def test_the_card_of_the_committed_checkpoint_is_that_of_its_file():
-    card = json.loads(card_path(LENET5).read_text())
-    assert card["sha256"] == hashlib.sha256(LENET5.read_bytes()).hexdigest()
-    assert card["parameters"] == 61_706
+@pytest.mark.parametrize(("path", "module"), [(LENET5, LeNet5), (MOE, MoEClassifier)])
+def test_the_card_of_a_committed_checkpoint_is_that_of_its_file(path, module):
+    card = json.loads(card_path(path).read_text())
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert card["parameters"] == sum(p.numel() for p in module().parameters())
     assert card["accuracy"]["test"] >= 0.995
     assert card["data"]["name"] == "mnist"
     assert card["data"]["test_images"] == 10_000
-    assert card["command"] == f"twinport train lenet5 --recipe best --seed {card['seed']}"
+    assert "test images had no part in it" in card["chosen_by"]
+    assert card["command"] == f"twinport train {path.stem} --recipe best --seed {card['seed']}"
+
+
+def test_the_committed_mixture_of_experts_has_at_most_4_mb():
+    assert MOE.stat().st_size <= 4_000_000
+
+
+def test_the_card_of_the_mixture_of_experts_agrees_with_itself_on_their_use():
+    experts = read_card(MOE).experts
+    tokens = np.array(experts["test_tokens"])
+    assert tokens.sum(1).tolist() == [10_000 * 25 * 2] * len(tokens)
+    assert experts["test_least_share"] == pytest.approx(tokens.min() / (10_000 * 25 * 2 / 8))
+    balance = 1 - tokens.std(1) / tokens.mean(1)
+    assert experts["balance"]["test"] == pytest.approx(balance.tolist())
+    assert len(experts["balance"]["validation"]) == len(tokens) >= 3
 
 
 @pytest.mark.mnist
@@ -191,3 +220,21 @@ def test_the_committed_checkpoint_has_the_accuracy_that_its_card_states():
     # A near tie may fall the other way in another build of torch.
     assert abs(right - round(10_000 * card.accuracy["test"])) <= 2
     assert right >= 9_950
+
+
+@pytest.mark.mnist
+@pytest.mark.skipif(mnist_at() is None, reason="MNIST is not there; TWINPORT_DATA names it")
+def test_the_committed_mixture_of_experts_has_the_accuracy_and_the_balance_of_its_card():
+    module = MoEClassifier().eval()
+    card = load_checkpoint(module, MOE)
+    test = load_mnist(mnist_at(), train=False)
+    score = evaluate(module, part_from_split(test, torch.device("cpu")), 1000)
+    right = round(10_000 * score.accuracy)
+    assert abs(right - round(10_000 * card.accuracy["test"])) <= 2
+    assert right >= 9_950
+    assert len(score.expert_tokens) >= 3
+    assert score.expert_tokens.shape[1] == 8
+    even = 2 * 10_000 * 25 / 8
+    assert score.expert_tokens.min() >= even / 2
+    # A near tie between gates may fall the other way in another build of torch.
+    assert np.abs(score.expert_tokens - card.experts["test_tokens"]).max() <= even / 1000

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from models.plots import curves_figure, predictions_figure, save_png
+from models.plots import curves_figure, experts_figure, predictions_figure, save_png
 from models.run import EpochRecord
 
 RECORDS = [EpochRecord(1, 2.0, 1.5, 0.5), EpochRecord(2, 1.0, 0.75, 0.875)]
@@ -22,6 +22,20 @@ def test_each_prediction_is_titled_with_the_truth_and_a_wrong_one_is_red():
     assert right.get_title() == "Pred: 3 / True: 5"
     assert left.title.get_color() != right.title.get_color()
     assert np.array_equal(right.images[0].get_array(), images[1])
+
+
+def test_the_heat_map_has_a_row_a_layer_and_a_column_an_expert_in_shares_of_the_layer():
+    tokens = np.array([[30, 10, 40, 20], [0, 0, 9, 1], [7, 7, 7, 7]])
+    axes = experts_figure(tokens).axes[0]
+    (image,) = axes.images
+    expected = [[30, 10, 40, 20], [0, 0, 90, 10], [25, 25, 25, 25]]
+    np.testing.assert_allclose(image.get_array(), expected)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("expert", "layer")
+    assert "even: 25" in axes.get_title()
+    assert [text.get_text() for text in axes.texts[4:8]] == ["0.0", "0.0", "90.0", "10.0"]
+    red, green, blue, _ = image.to_rgba(np.array([[25.0]]))[0, 0]
+    assert min(red, green, blue) > 0.95, "an even share is white"
+    assert image.norm.vmax == 90, "nothing is cut off"
 
 
 def test_a_figure_is_written_as_png(tmp_path):

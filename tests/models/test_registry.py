@@ -25,8 +25,9 @@ def test_every_entry_says_what_its_module_takes_and_gives():
         assert entry.name == name
 
 
-def test_an_entry_fits_the_records_of_the_manifest():
-    entry = registry.entry("lenet5")
+@pytest.mark.parametrize("name", ["lenet5", "moe"])
+def test_an_entry_fits_the_records_of_the_manifest(name):
+    entry = registry.entry(name)
     image = Preprocessing(**dataclasses.asdict(entry.image))
     spec = TensorSpec(**dataclasses.asdict(entry.inputs[0]))
     assert (image.input, image.color, image.height, image.width) == ("image", "gray", 32, 32)
@@ -47,7 +48,7 @@ def test_build_gives_a_fresh_module_each_time_and_load_the_trained_one_in_evalua
 
 
 def test_a_name_that_is_not_known_is_refused_with_those_that_are():
-    with pytest.raises(UnknownName, match="no built-in model 'lenet'; use one of lenet5"):
+    with pytest.raises(UnknownName, match=r"no built-in model 'lenet'; use one of lenet5, moe$"):
         registry.entry("lenet")
     with pytest.raises(UnknownName, match="no recipe 'fast'; use one of lecture, best"):
         recipe_named(LENET5_RECIPES, "fast")
@@ -60,3 +61,9 @@ def test_the_lecture_recipe_is_that_of_the_source():
     assert (recipe.schedule, recipe.label_smoothing, recipe.weight_decay) == ("constant", 0, 0)
     assert recipe.augmentation is None
     assert recipe.chosen_on == "test"
+
+
+def test_the_mixture_of_experts_is_kept_balanced_and_chosen_on_images_held_out():
+    recipe = registry.entry("moe").recipes[registry.entry("moe").default_recipe]
+    assert recipe.balance_weight > 0
+    assert recipe.chosen_on == "validation"

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import json
 import math
 import random
 from types import SimpleNamespace
@@ -14,12 +15,15 @@ from models import train as training
 from models.checkpoint import load_checkpoint
 from models.data import DataSet, Split, digits
 from models.errors import TrainingProblem
-from models.recipes import LENET5_RECIPES, Augmentation, Recipe
-from models.run import STATE_FILE, EpochRecord, Job, Run, read_state
-from models.train import Part, evaluate, train
+from models.recipes import LENET5_RECIPES, MOE_RECIPES, Augmentation, Recipe
+from models.routing import Routed
+from models.run import STATE_FILE, EpochRecord, Job, Run, check_same_run, read_state
+from models.score import Part, evaluate, part_from_split
+from models.train import train
 from models.watch import Silence
 
 BEST, LECTURE = LENET5_RECIPES["best"], LENET5_RECIPES["lecture"]
+MOE = MOE_RECIPES["best"]
 
 
 class Dropping(nn.Module):
@@ -36,16 +40,36 @@ class Dropping(nn.Module):
         return self.linear(self.drop(self.norm(image.flatten(1)))) * (1 + noise)
 
 
+class Skewed(nn.Module):
+    """Two layers of four experts; what the gates say is a parameter, and the same for all."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(1024, 10)
+        self.gates = nn.Parameter(torch.tensor([[4.0, 3, 0, 0], [0, 0, 0, 4]]))
+
+    def forward(self, image):
+        return self.linear(image.flatten(1))
+
+    def routed(self, image):
+        gates = (gate.expand(len(image), 3, 4) for gate in self.gates)
+        return Routed(self(image), tuple(gates), top_k=2)
+
+
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch):
     """240 of the digits, and a second model that has chance inside."""
     every = digits()
     data = DataSet("digits", every[:240], every[240:360])
     monkeypatch.setattr(training, "load_dataset", lambda name, folder, notify: data)
-    dropping = dataclasses.replace(registry.entry("lenet5"), name="dropping", build=Dropping)
-    monkeypatch.setattr(
-        registry, "_ENTRIES", {"lenet5": registry.entry("lenet5"), "dropping": dropping}
-    )
+    lenet5 = registry.entry("lenet5")
+    entries = {
+        "lenet5": lenet5,
+        "moe": registry.entry("moe"),
+        "dropping": dataclasses.replace(lenet5, name="dropping", build=Dropping),
+        "skewed": dataclasses.replace(lenet5, name="skewed", build=Skewed),
+    }
+    monkeypatch.setattr(registry, "_ENTRIES", entries)
     return data
 
 
@@ -99,7 +123,8 @@ def weights_bytes(folder, model="lenet5"):
 
 
 @pytest.mark.parametrize(
-    ("model", "recipe"), [("lenet5", BEST), ("lenet5", LECTURE), ("dropping", BEST)]
+    ("model", "recipe"),
+    [("lenet5", BEST), ("lenet5", LECTURE), ("dropping", BEST), ("moe", MOE)],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, model, recipe):
     train(job(tmp_path / "whole", recipe, model=model))
@@ -115,7 +140,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, model, recipe):
     assert [path for path in whole if whole[path] != parts.get(path)] == []
     assert whole.keys() == parts.keys()
     assert weights_bytes(tmp_path / "whole", model) == weights_bytes(tmp_path / "parts", model)
-    for name in (f"{model}.json", "curves.png", "predictions.png"):
+    pictures = ["curves.png", "predictions.png", *(["experts.png"] if model == "moe" else [])]
+    for name in (f"{model}.json", *pictures):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
@@ -191,6 +217,21 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, small_world, monkeypatch
         train(job(tmp_path, resume=True))
 
 
+def test_a_run_begun_before_a_part_of_the_recipe_was_known_goes_on_with_its_default(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(job(tmp_path), Stop(2, 1))
+    state = read_state(tmp_path)
+    del state["identity"]["recipe balance_weight"]
+    for record in state["records"]:
+        del record["balance"]
+    torch.save(state, tmp_path / STATE_FILE)
+    identity = {**state["identity"], "recipe balance_weight": 0.5}
+    with pytest.raises(TrainingProblem, match=r"recipe balance_weight 0\.0, asked for is 0\.5"):
+        check_same_run(state, identity, tmp_path)
+    trained = train(job(tmp_path, resume=True))
+    assert [record.balance for record in trained.records] == [()] * 3
+
+
 class Trap:
     def __reduce__(self):
         return print, ("executed",)
@@ -255,8 +296,8 @@ def test_the_kept_weights_have_the_accuracy_that_the_card_states(tmp_path, small
     module = registry.entry("lenet5").build()
     assert load_checkpoint(module, trained.weights) == trained.card
     cpu = torch.device("cpu")
-    validation = evaluate(module, training._part(small_world.train[220:], cpu), 1000)
-    test = evaluate(module, training._part(small_world.test, cpu), 1000)
+    validation = evaluate(module, part_from_split(small_world.train[220:], cpu), 1000)
+    test = evaluate(module, part_from_split(small_world.test, cpu), 1000)
     assert trained.card.accuracy == {"validation": validation.accuracy, "test": test.accuracy}
     assert validation.loss == pytest.approx(min(losses))
     assert trained.card.data["training_images"] == 220
@@ -324,6 +365,56 @@ def test_the_graph_callback_gets_the_first_batch_of_each_epoch_with_its_graph(tm
 
     train(job(tmp_path, epochs=2), None, on_graph)
     assert seen == [(1, 1, (128, 10), True), (2, 1, (128, 10), True)]
+
+
+def losses_and_gates(folder, weight):
+    """The first epoch's loss and the gates after it."""
+    recipe = dataclasses.replace(LECTURE, balance_weight=weight)
+    trained = train(job(folder, recipe, model="skewed", epochs=1))
+    module = Skewed()
+    load_checkpoint(module, trained.weights)
+    return trained.records[0].train_loss, module.gates.detach()
+
+
+def test_the_balance_loss_of_a_model_with_experts_counts_by_its_weight(tmp_path):
+    before = Skewed().gates.detach()
+    plain, untouched = losses_and_gates(tmp_path / "plain", 0.0)
+    assert torch.equal(untouched, before)
+    weighted, pushed = losses_and_gates(tmp_path / "weighted", 0.5)
+    # Two of four experts have all the tokens: the loss is near 4 / 2, by the weight of 0.5.
+    assert weighted - plain == pytest.approx(0.5 * 2, abs=0.15)
+    assert (pushed[0, :2] < before[0, :2]).all(), "the busy ones are chosen less"
+    assert (pushed[0, 2:] > before[0, 2:]).all()
+    assert (pushed[1] - before[1])[3] < 0
+
+
+def test_the_card_and_every_epoch_say_how_evenly_the_experts_are_used(tmp_path):
+    trained = train(job(tmp_path, model="skewed", epochs=2, test_batch_size=50))
+    # Experts 0 and 1 have all in layer 0; 3, and by the tie 0, in layer 1.
+    tokens = [[360, 360, 0, 0], [360, 0, 0, 360]]
+    assert [record.balance for record in trained.records] == [(0.0, 0.0)] * 2
+    assert trained.card.experts == {
+        "balance": {"validation": [0.0, 0.0], "test": [0.0, 0.0]},
+        "test_least_share": 0.0,
+        "test_tokens": tokens,
+    }
+    assert load_checkpoint(Skewed(), trained.weights) == trained.card
+    assert trained.experts.read_bytes().startswith(b"\x89PNG")
+
+
+def test_while_a_run_goes_its_card_says_the_balance_on_the_images_that_choose(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(job(tmp_path, model="skewed"), Stop(2, 1))
+    card = load_checkpoint(Skewed(), tmp_path / "skewed.safetensors")
+    assert card.experts == {"balance": {"validation": [0.0, 0.0]}}
+
+
+def test_a_model_without_experts_has_no_balance_and_no_heat_map(tmp_path):
+    trained = train(job(tmp_path, epochs=1))
+    assert trained.records[0].balance == ()
+    assert trained.experts is trained.card.experts is None
+    assert "experts" not in json.loads((tmp_path / "lenet5.json").read_text())
+    assert not (tmp_path / "experts.png").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(tmp_path):
