@@ -98,9 +98,12 @@ class Builder:
         metadata: Mapping[str, str],
         names: Names,
         weights: Weights,
+        *,
+        cut: bool = False,
     ) -> None:
         self.opset = opset
         self.weights = weights
+        self._cut = cut
         self.nodes: list[ir.Node] = []
         self._prefix = prefix
         self._metadata = dict(metadata)
@@ -108,8 +111,24 @@ class Builder:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def inner(self) -> Builder:
-        """A builder for a subgraph; it may use this one's values, not the other way round."""
-        return Builder(self._prefix, self.opset, self._metadata, self._names, self.weights)
+        """A builder for a subgraph; it may use this one's values, not the other way round.
+
+        What it builds cuts experts out of stacked weights, which another subgraph reads too:
+        so they are stored once. ONNX Runtime cuts when it loads, not at each call.
+        """
+        return Builder(
+            self._prefix, self.opset, self._metadata, self._names, self.weights, cut=True
+        )
+
+    def each(self, weights: Sequence[Weight]) -> list[ir.Value]:
+        """One value an expert."""
+        if not self._cut or len(weights) == 1:
+            return [self.weights.own(item) for item in weights]
+        stacked = self.weights.stacked(weights)
+        count = len(weights)
+        attributes: dict[str, Attribute] = {"axis": 0, "num_outputs": count}
+        parts = self.ops("Split", stacked, outputs=count, attributes=attributes)
+        return [self.op("Squeeze", part, self.ints(0)) for part in parts]
 
     def name(self, wanted: str) -> str:
         """A name of the layer's that nothing else has."""

@@ -98,7 +98,8 @@ def _plan(moe: MoENode, form: str, tokens: TokenRange, room_for_two: bool) -> Pl
         return Plan("sorted", tokens)
     if high <= MOST_TOKENS_FUSED:
         return Plan("fused", tokens)
-    return Plan("sorted", tokens, few="fused" if room_for_two else None)
+    # Of gated experts the two forms want layouts that share nothing.
+    return Plan("sorted", tokens, few="fused" if room_for_two and not moe.gated else None)
 
 
 def _fused_agrees(moe: MoENode) -> bool:

@@ -66,7 +66,7 @@ def _weights(moe: MoENode, scores: ir.Value, build: Builder) -> ir.Value:
     if moe.normalise == "softmax":
         weights = build.op("Softmax", scores, attributes={"axis": -1})
     if moe.normalise == "sum":
-        total = build.op("ReduceSum", scores, build.ints(-1), attributes={"keepdims": 1})
+        total = build.op("ReduceSum", scores, build.ints(1), attributes={"keepdims": 1})
         if moe.epsilon:
             total = build.op("Add", total, build.constant(np.array(moe.epsilon, dtype=np.float32)))
         weights = build.op("Div", scores, total)

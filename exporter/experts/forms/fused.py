@@ -53,7 +53,7 @@ def build_fused(moe: MoENode, routing: Routing, build: Builder) -> ir.Value:
     )  # fmt: skip
     if moe.normalise == "softmax" and moe.scale == 1.0:
         return y
-    total = build.op("ReduceSum", routing.weights, build.ints(-1), attributes={"keepdims": 1})
+    total = build.op("ReduceSum", routing.weights, build.ints(1), attributes={"keepdims": 1})
     return build.op("Mul", y, total)
 
 

@@ -6,6 +6,8 @@ cannot take this form.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 
@@ -21,7 +23,11 @@ def build_sorted(moe: MoENode, routing: Routing, build: Builder) -> ir.Value:
     token = build.op("Div", order, build.constant(np.array(moe.k, dtype=np.int64)))
     grouped = build.op("Gather", routing.tokens, token, attributes={"axis": 0})  # [T k, width]
     pieces = _pieces(moe, routing, grouped, build)
-    outputs = [_expert(moe, i, piece, build) for i, piece in enumerate(pieces)]
+    weights = {name: build.each(items) for name, items in moe.weights.items()}
+    outputs = [
+        _expert(moe, {name: values[i] for name, values in weights.items()}, piece, build)
+        for i, piece in enumerate(pieces)
+    ]
     joined = outputs[0]
     if len(outputs) > 1:
         joined = build.op("Concat", *outputs, attributes={"axis": 0})
@@ -29,8 +35,7 @@ def build_sorted(moe: MoENode, routing: Routing, build: Builder) -> ir.Value:
     if moe.k == 1:
         return build.op("Mul", back, routing.weights)
     back = build.op("Reshape", back, build.ints(-1, moe.k, moe.width))
-    weights = build.op("Unsqueeze", routing.weights, build.ints(2))
-    weighted = build.op("Mul", back, weights)
+    weighted = build.op("Mul", back, build.op("Unsqueeze", routing.weights, build.ints(2)))
     return build.op("ReduceSum", weighted, build.ints(1), attributes={"keepdims": 0})
 
 
@@ -57,19 +62,19 @@ def _pieces(moe: MoENode, routing: Routing, grouped: ir.Value, build: Builder) -
     return list(build.ops("Split", grouped, sizes, outputs=moe.experts, attributes={"axis": 0}))
 
 
-def _expert(moe: MoENode, expert: int, x: ir.Value, build: Builder) -> ir.Value:
-    up = _linear(moe, "up", expert, x, build)
+def _expert(moe: MoENode, weights: Mapping[str, ir.Value], x: ir.Value, build: Builder) -> ir.Value:
+    up = _linear("up", weights, x, build)
     if moe.gated:
-        gate = build_activation(moe.activation, _linear(moe, "gate", expert, x, build), build)
+        gate = build_activation(moe.activation, _linear("gate", weights, x, build), build)
         inside = build.op("Mul", gate, up)
     else:
         inside = build_activation(moe.activation, up, build)
-    return _linear(moe, "down", expert, inside, build)
+    return _linear("down", weights, inside, build)
 
 
-def _linear(moe: MoENode, name: str, expert: int, x: ir.Value, build: Builder) -> ir.Value:
+def _linear(name: str, weights: Mapping[str, ir.Value], x: ir.Value, build: Builder) -> ir.Value:
     """``x @ matrix.T + bias``, the matrix as torch has it."""
-    inputs = [x, build.weights.own(moe.weights[name][expert])]
-    if f"{name}_bias" in moe.weights:
-        inputs.append(build.weights.own(moe.weights[f"{name}_bias"][expert]))
+    inputs = [x, weights[name]]
+    if f"{name}_bias" in weights:
+        inputs.append(weights[f"{name}_bias"])
     return build.op("Gemm", *inputs, attributes={"transB": 1})
