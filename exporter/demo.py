@@ -18,8 +18,8 @@ from exporter.source import Source
 from exporter.truth import Truth, torch_float32
 from runtime.client import Client
 from runtime.errors import Unavailable
-from runtime.manifest import Judgement
-from runtime.proof import ErrorPool, judge
+from runtime.manifest import LOAD_OUTPUT, Judgement
+from runtime.proof import ROUTING_MARGIN, ErrorPool, all_passed, is_load, judge
 from runtime.tensors import Array
 
 READY_SECONDS = 30.0
@@ -38,13 +38,16 @@ class Answers:
         served: ``[images]`` class by the largest logit of the server's answer.
         pytorch: ``[images]`` class by PyTorch in float32.
         truth: ``[images]`` the data set's label.
-        judgement: The served logits, pooled, against the float64 truth.
+        judgements: The served outputs, pooled, against the float64 truth; the logits first,
+            then the load of the experts where there are any.
+        load: ``[layers, experts]`` tokens of all images; none without experts.
     """
 
     served: Array
     pytorch: Array
     truth: Array
-    judgement: Judgement
+    judgements: tuple[Judgement, ...]
+    load: Array | None = None
 
     @property
     def agreeing(self) -> int:
@@ -53,8 +56,8 @@ class Answers:
 
     @property
     def passed(self) -> bool:
-        """Whether every label agrees and the logits are within tolerance."""
-        return self.agreeing == len(self.served) and self.judgement.verdict == "passed"
+        """Whether every label agrees and the outputs are within tolerance."""
+        return self.agreeing == len(self.served) and all_passed(self.judgements)
 
 
 @contextmanager
@@ -99,21 +102,37 @@ def ask(url: str, name: str, source: Source, real: RealData) -> Answers:
     Raises:
         Unavailable: The server is not ready in time.
     """
-    output = source.output_names[0]
-    served: list[Array] = []
+    outputs = [source.output_names[0], *([LOAD_OUTPUT] if source.experts else [])]
+    served: dict[str, list[Array]] = {output: [] for output in outputs}
     with Client(url) as client:
         client.wait_ready(READY_SECONDS)
         for part in _requests(len(real)):
             rows = {key: np.ascontiguousarray(array[part]) for key, array in real.inputs.items()}
-            served.append(client.infer(name, rows)[output])
-    logits = np.concatenate(served)
-    truth = next(iter(Truth(source.module)(real.inputs).values()))
-    torch32 = next(iter(torch_float32(source.module)(real.inputs).values()))
-    pool = ErrorPool(rows=True)
-    pool.add(logits, truth, torch32)
-    labels = real.labels if real.labels is not None else truth.argmax(-1)
+            # The load of experts is sent only where it is asked for by name.
+            answer = client.infer(name, rows, outputs=outputs)
+            for output in outputs:
+                served[output].append(answer[output])
+    return _compared(source, real, {name: np.concatenate(parts) for name, parts in served.items()})
+
+
+def _compared(source: Source, real: RealData, served: dict[str, Array]) -> Answers:
+    truth_of = Truth(source.module)
+    truths = dict(zip(served, truth_of(real.inputs).values(), strict=True))
+    torch32 = dict(zip(served, torch_float32(source.module)(real.inputs).values(), strict=True))
+    stable = None if truth_of.margin is None else truth_of.margin > ROUTING_MARGIN
+    judgements = []
+    for output, given in served.items():
+        pool = ErrorPool(rows=True, load=is_load(output))
+        pool.add(given, truths[output], torch32[output], stable=stable)
+        judgements.append(judge(pool, output, "served", extreme=False))
+    output = source.output_names[0]
+    classes = truths[output].argmax(-1)
     return Answers(
-        logits.argmax(-1), torch32.argmax(-1), labels, judge(pool, output, "served", extreme=False)
+        served[output].argmax(-1),
+        torch32[output].argmax(-1),
+        classes if real.labels is None else real.labels,
+        tuple(judgements),
+        served[LOAD_OUTPUT].sum(0) if LOAD_OUTPUT in served else None,
     )
 
 

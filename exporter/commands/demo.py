@@ -13,12 +13,13 @@ from rich.table import Table
 from exporter.commands.export import show_written
 from exporter.commands.options import FOLDER
 from runtime.errors import ProofFailed
+from runtime.proof import first_failure
 from runtime.tables import console
 
 if TYPE_CHECKING:
     from exporter.demo import Answers
 
-MODEL = "lenet5"
+MODELS = ("lenet5", "moe")
 IMAGES = 500
 SHOWN = 10
 
@@ -28,55 +29,76 @@ SHOWN = 10
               help="Folder of MNIST; else TWINPORT_DATA; else the bundled digits.")  # fmt: skip
 @click.option("-o", "--output", type=FOLDER, help="The model repository.  [default: a new folder]")
 def demo(data: Path | None, output: Path | None) -> None:
-    """Export lenet5, prove it, serve it, ask it for real digits, compare with PyTorch.
+    """Export lenet5 and moe, prove them, serve them, ask for real digits, compare.
 
-    Exits 0 where every served label is PyTorch's and the logits are within tolerance.
+    Exits 0 where every served label is PyTorch's and the outputs are within tolerance.
     """
     from exporter.demo import ask, first_rows, serving
-    from exporter.pipeline import ExportRequest, export_model
     from exporter.real import digit_data
     from exporter.source import SourceRequest, load_source
 
     repository = output or Path(tempfile.mkdtemp(prefix="twinport-demo-"))
-    request = SourceRequest(MODEL)
-    written = export_model(ExportRequest(request, repository, data=data), click.echo)
-    show_written(written)
-    if written.manifest.proof is None or written.manifest.proof.verdict != "passed":
-        raise ProofFailed(f"the proof of {MODEL} failed; its numbers are in {written.folder}")
-    source = load_source(request)
-    real = first_rows(digit_data(source, data), IMAGES)
+    for model in MODELS:
+        _export(model, repository, data)
+    sources = {model: load_source(SourceRequest(model)) for model in MODELS}
+    real = first_rows(digit_data(sources[MODELS[0]], data), IMAGES)
     with serving(repository) as address:
         click.echo(f"serving {repository} at {address}, asking for {len(real)} of {real.name}")
-        answers = ask(address, MODEL, source, real)
+        answers = {model: ask(address, model, sources[model], real) for model in MODELS}
     click.echo("server stopped")
     _show(answers)
-    if not answers.passed:
-        raise ProofFailed(
-            f"the server agrees with PyTorch on {answers.agreeing} of {len(real)} labels; "
-            f"logits {answers.judgement.verdict} {answers.judgement.reason}".rstrip()
-        )
+    for model, answer in answers.items():
+        if not answer.passed:
+            raise ProofFailed(
+                f"{model}: the server agrees with PyTorch on {answer.agreeing} of {len(real)} "
+                f"labels; {first_failure(answer.judgements)}"
+            )
     click.echo(f"the repository is {repository}; serve it: twinport serve {repository}")
 
 
-def _show(answers: Answers) -> None:
+def _export(model: str, repository: Path, data: Path | None) -> None:
+    from exporter.pipeline import ExportRequest, export_model
+    from exporter.source import SourceRequest
+
+    request = ExportRequest(SourceRequest(model), repository, data=data)
+    written = export_model(request, click.echo)
+    show_written(written)
+    if written.manifest.proof is None or written.manifest.proof.verdict != "passed":
+        raise ProofFailed(f"the proof of {model} failed; its numbers are in {written.folder}")
+
+
+def _show(answers: dict[str, Answers]) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("image", "served", "PyTorch", "true"):
-        table.add_column(heading, justify="right")
-    for row in range(min(SHOWN, len(answers.served))):
-        table.add_row(
-            str(row), str(answers.served[row]), str(answers.pytorch[row]), str(answers.truth[row])
-        )
+    table.add_column("image", justify="right")
+    for model in answers:
+        table.add_column(f"{model} served", justify="right")
+        table.add_column(f"{model} PyTorch", justify="right")
+    table.add_column("true", justify="right")
+    first = next(iter(answers.values()))
+    for row in range(min(SHOWN, len(first.served))):
+        cells = [str(value[row]) for a in answers.values() for value in (a.served, a.pytorch)]
+        table.add_row(str(row), *cells, str(first.truth[row]))
     out = console()
     out.print(table)
-    right = float((answers.served == answers.truth).mean())
-    item = answers.judgement
-    out.print(
-        f"labels: {answers.agreeing} of {len(answers.served)} as PyTorch has them; "
+    for model, answer in answers.items():
+        for line in _lines(answer):
+            out.print(f"{model} {line}", markup=False)
+
+
+def _lines(answer: Answers) -> list[str]:
+    right = float((answer.served == answer.truth).mean())
+    item = answer.judgements[0]
+    lines = [
+        f"labels: {answer.agreeing} of {len(answer.served)} as PyTorch has them; "
         f"{right:.1%} of them right",
-        markup=False,
-    )
-    out.print(
         f"logits: RMS error {item.rms_factor or 0:.3g} x float32's own (max {item.rms_limit:g}), "
         f"largest {item.max_factor or 0:.3g} x (max {item.max_limit:g}): {item.verdict}",
-        markup=False,
-    )
+    ]
+    if answer.load is not None:
+        load = answer.judgements[1]
+        layers, experts = answer.load.shape
+        lines.append(
+            f"expert load: {answer.load.sum():,} tokens over {layers} x {experts} experts, "
+            f"{load.rms_error or 0:.1%} of the counts differ from the truth's: {load.verdict}"
+        )
+    return lines
