@@ -41,7 +41,7 @@ class Entry:
 
 
 COMMANDS = {
-    "train": Entry("exporter.train_cli:train", "Train a built-in model and keep its best weights."),
+    "train": Entry("exporter.commands.train:train", "Train a built-in model and keep its best weights."),
     "export": Entry(
         "exporter.commands.export:export", "Export a PyTorch model, prove it, write a version."
     ),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from exporter import train_cli
+from exporter.commands import train as train_cli
 from exporter.train_view import TrainView, epoch_line
 from models import train as training
 from models.data import DataSet, digits
