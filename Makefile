@@ -4,34 +4,35 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One ONNX Runtime wheel, never both: the GPU's where a GPU answers.
 BACKEND := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+OTHER := $(if $(filter gpu,$(BACKEND)),onnxruntime,onnxruntime-gpu)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-slow lint format bench protos clean
 
-demo: $(VENV)/.installed-demo
+demo: $(VENV)/.installed-demo-$(BACKEND)
 	$(BIN)/twinport demo
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.installed-test
+test-slow: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.installed-lint
+lint: $(VENV)/.installed-lint-$(BACKEND)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.installed-lint
+format: $(VENV)/.installed-lint-$(BACKEND)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.installed-test
+bench: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python benchmarks/tolerance.py --check
 	$(BIN)/python benchmarks/path.py
 
-protos: $(VENV)/.installed-test
+protos: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python -m protos.generate
 
 clean:
@@ -40,14 +41,20 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
+# What comes first into the environment: the other wheel would overwrite this one's files.
+$(VENV)/.backend-$(BACKEND): | $(BIN)/python
+	$(BIN)/pip uninstall --quiet --yes --disable-pip-version-check $(OTHER)
+	rm -f $(VENV)/.backend-* $(VENV)/.installed-*
+	touch $@
+
+$(VENV)/.installed-demo-$(BACKEND): pyproject.toml | $(VENV)/.backend-$(BACKEND)
 	$(PIP) --editable '.[export,$(BACKEND)]'
 	touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-test-$(BACKEND): pyproject.toml | $(VENV)/.backend-$(BACKEND)
 	$(PIP) --editable '.[export,$(BACKEND),dev]'
 	touch $@
 
-$(VENV)/.installed-lint: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-lint-$(BACKEND): pyproject.toml | $(VENV)/.backend-$(BACKEND)
 	$(PIP) --editable '.[export,$(BACKEND),dev,lint]'
 	touch $@

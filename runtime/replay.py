@@ -59,9 +59,19 @@ def replay_version(folder: Path, manifest: Manifest, backend: Backend) -> Replay
         judgements = replay(golden, backend.infer, max_batch_size=manifest.max_batch_size)
     except (InvalidInput, RepositoryError) as error:
         return Replayed("failed", (), backend.identity, f"the replay stopped: {error}")
-    reason = first_failure(judgements) or _uncovered(manifest, judgements)
+    reason = (
+        _failed_before(manifest) or first_failure(judgements) or _uncovered(manifest, judgements)
+    )
     passed = all_passed(judgements) and not reason
     return Replayed("passed" if passed else "failed", judgements, backend.identity, reason)
+
+
+def _failed_before(manifest: Manifest) -> str:
+    """What the exporter found and a replay cannot: a vacuous output, a degraded truth, labels."""
+    proof = manifest.proof
+    if proof is None or proof.verdict != "failed":
+        return ""
+    return f"its proof failed when it was exported: {proof.reason}"
 
 
 def _uncovered(manifest: Manifest, judgements: tuple[Judgement, ...]) -> str:

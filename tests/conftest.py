@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,21 @@ from runtime.manifest import Artifact, Evidence, Manifest, Source, manifest_to_t
 from runtime.model_config import ModelFacts, config_to_write
 from runtime.proof import ErrorPool
 from runtime.tensors import TensorSpec
+
+REQUIRE_TOOLS = "TWINPORT_REQUIRE_TOOLS"
+"""Set where every tool of the system must be there, so that no test is skipped for one."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose tool is missing, with the reason; fail it where tools are required."""
+    for mark in item.iter_markers("needs_tool"):
+        name, cure = mark.args
+        if shutil.which(name) is None:
+            reason = f"{name} is missing; {cure}"
+            if os.environ.get(REQUIRE_TOOLS):
+                pytest.fail(reason, pytrace=False)
+            pytest.skip(reason)
+
 
 WEIGHT = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 TURN = np.linalg.qr(np.random.RandomState(0).standard_normal((256, 256)))[0].astype(np.float32)

@@ -1,5 +1,3 @@
-import shutil
-
 import pytest
 import torch
 from torch import nn
@@ -7,7 +5,7 @@ from torch import nn
 from exporter.autograd import require_graphviz, save_autograd_graph
 from runtime.errors import BackendUnavailable, ExportError, InvalidInput
 
-needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+needs_dot = pytest.mark.needs_tool("dot", "apt-get install graphviz")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from runtime.backends.factory import open_backend
 from runtime.errors import InvalidInput, RepositoryError, Unavailable
-from runtime.manifest import FILE_NAME, Evidence, read_manifest
+from runtime.manifest import FILE_NAME, Evidence, Proof, read_manifest
 from runtime.replay import Replayed, check_artifact, replay_version
 from runtime.tensors import TensorSpec
 
@@ -112,3 +112,20 @@ def test_an_artifact_that_was_changed_is_refused(write_toy):
         file.write(b"\x00")
     with pytest.raises(RepositoryError, match=r"model\.onnx has sha256 .* changed after"):
         replayed(folder)
+
+
+def failed_proof(reason: str) -> Proof:
+    return Proof(
+        verdict="failed", backend="onnxruntime", provider="CPUExecutionProvider", device="cpu",
+        library="onnxruntime", truth="float64", truth_operators=(), batchable=True,
+        batchable_reason="", batch_sizes=(1,), axis_sizes={}, seed=0, seconds=0.0,
+        cut_by_budget=False, judgements=(), reason=reason,
+    )  # fmt: skip
+
+
+def test_a_proof_that_failed_at_export_is_not_mended_by_a_replay(write_toy):
+    """A vacuous output or a degraded truth is nothing that a replay can see."""
+    found = replayed(write_toy(), proofs=(failed_proof("output 'y' is vacuous"),))
+    assert found.verdict == "failed"
+    assert found.reason == "its proof failed when it was exported: output 'y' is vacuous"
+    assert {item.verdict for item in found.judgements} == {"passed"}

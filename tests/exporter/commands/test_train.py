@@ -2,7 +2,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -165,7 +164,7 @@ def test_missing_mnist_without_a_network_is_one_line(real_data, monkeypatch, cap
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+@pytest.mark.needs_tool("dot", "apt-get install graphviz")
 @pytest.mark.parametrize(
     ("words", "folder"), [(("--graph",), "runs/lenet5/graphs"), (("--graph", "seen"), "seen")]
 )
