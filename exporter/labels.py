@@ -15,7 +15,7 @@ from runtime.tensors import Array
 _TRUTH_ROWS = 500
 
 
-def check_labels(trio: Trio, real: RealData, scale: Scale, batch: int) -> LabelCheck | None:
+def check_labels(trio: Trio, real: RealData, scale: Scale, batch: int | None) -> LabelCheck | None:
     """Compare the classes of all rows.
 
     A disagreement is excused only where the truth's values of the two classes are nearer to
@@ -26,23 +26,25 @@ def check_labels(trio: Trio, real: RealData, scale: Scale, batch: int) -> LabelC
         trio: The truth and the artifact.
         real: Rows with labels.
         scale: The yardstick of the output with the classes.
-        batch: Rows in one call of the artifact.
+        batch: Rows in one call of the artifact; none where the data comes in whole calls.
 
     Returns:
         Counts and accuracies, or nothing where the data has no labels.
     """
     if real.labels is None or real.label_output is None:
         return None
-    output = real.label_output
-    truth = _run(lambda rows: trio.label_truth(rows)[output], real, _TRUTH_ROWS)
-    given = _run(lambda rows: trio.artifact_answers(rows)[output], real, batch)
+    output, count = real.label_output, len(real.labels)
+    inputs = real.inputs if batch else _joined_calls(real.inputs)
+    size = batch or _rows_of_a_call(real.inputs)
+    truth = _run(lambda rows: trio.label_truth(rows)[output], inputs, _TRUTH_ROWS)[:count]
+    given = _run(lambda rows: trio.artifact_answers(rows)[output], inputs, size)[:count]
     classes, named = truth.argmax(-1), given.argmax(-1)
     differing = classes != named
     chosen = np.take_along_axis(truth, named[:, np.newaxis], axis=-1)[:, 0]
     near = truth.max(axis=-1) - chosen <= 2 * MAX_LIMIT * scale.maximum
     return LabelCheck(
         dataset=real.name,
-        samples=len(real),
+        samples=count,
         agreeing=int((~differing).sum()),
         excused=int((differing & near).sum()),
         artifact_accuracy=float((named == real.labels).mean()),
@@ -51,9 +53,20 @@ def check_labels(trio: Trio, real: RealData, scale: Scale, batch: int) -> LabelC
     )
 
 
-def _run(infer: Callable[[Answers], Array], real: RealData, batch: int) -> Array:
+def _joined_calls(inputs: Answers) -> dict[str, Array]:
+    """``[rows, ...]`` out of ``[calls, batch, ...]``."""
+    return {name: array.reshape(-1, *array.shape[2:]) for name, array in inputs.items()}
+
+
+def _rows_of_a_call(inputs: Answers) -> int:
+    rows: int = next(iter(inputs.values())).shape[1]
+    return rows
+
+
+def _run(infer: Callable[[Answers], Array], inputs: Answers, batch: int) -> Array:
+    rows = min(len(array) for array in inputs.values())
     parts = [
-        infer({name: array[start : start + batch] for name, array in real.inputs.items()})
-        for start in range(0, len(real), batch)
+        infer({name: array[start : start + batch] for name, array in inputs.items()})
+        for start in range(0, rows, batch)
     ]
     return np.concatenate(parts)

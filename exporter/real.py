@@ -24,7 +24,8 @@ class RealData:
         name: Of the data set, for people.
         inputs: ``[rows, ...]`` for each input of the model; ``[calls, ...]``, a whole input
             each, where the inputs have no free axis 0 in common.
-        labels: ``[rows]`` class of each row, where known.
+        labels: ``[rows]`` class of each row, where known; the last of the calls may have
+            more rows than there are labels.
         label_output: The output whose largest value names the class.
     """
 
@@ -60,6 +61,8 @@ def real_data(source: Source, data: Path | None = None, samples: Path | None = N
 def digit_data(source: Source, data: Path | None = None) -> RealData:
     """MNIST's test images where they are, else the bundled digits; no network is used.
 
+    They come as calls where the model's batch has a fixed size.
+
     Raises:
         NotFound: A folder was named and MNIST is not in it.
     """
@@ -76,12 +79,18 @@ def digit_data(source: Source, data: Path | None = None) -> RealData:
         )
     split = digits() if folder is None else load_mnist(folder, train=False)
     name = "scikit-learn digits" if folder is None else "MNIST test"
+    images, batch = prepare(split.images).numpy(), source.inputs[0].shape[0]
+    if isinstance(batch, int):
+        images = _in_calls(images, batch)
     return RealData(
-        name,
-        {source.preprocessing.input: prepare(split.images).numpy()},
-        split.labels,
-        source.output_names[0],
+        name, {source.preprocessing.input: images}, split.labels, source.output_names[0]
     )
+
+
+def _in_calls(rows: Array, batch: int) -> Array:
+    """``[calls, batch, ...]``; the last call is filled up with the first rows."""
+    calls = -(-len(rows) // batch)
+    return rows[np.arange(calls * batch) % len(rows)].reshape(calls, batch, *rows.shape[1:])
 
 
 def _from_npz(source: Source, path: Path) -> RealData:

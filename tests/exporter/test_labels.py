@@ -81,6 +81,23 @@ def test_a_tie_of_two_classes_excuses_no_third_one(labels):
     assert labels(rows, [0, 1], Swapped(2)).verdict == "failed"
 
 
+def test_calls_of_a_fixed_batch_count_each_row_once_and_go_to_the_artifact_whole(
+    source_of, backend_of
+):
+    class Pairs(Swapped):
+        def forward(self, x):
+            assert x.shape == (2, 3)
+            return super().forward(x)
+
+    trio = Trio(source_of(Passed(), "x:float32[2,3]"), ["output"],
+                backend_of(Pairs(1), ("output",)))  # fmt: skip
+    calls = np.asarray([*CLEAR, CLEAR[0]], np.float32).reshape(3, 2, 3)
+    real = RealData("rows", {"x": calls}, np.asarray([0, 1, 2, 2, 0]), "output")
+    result = check_labels(trio, real, SCALE, None)
+    assert (result.samples, result.agreeing) == (5, 3)
+    assert (result.torch_accuracy, result.artifact_accuracy) == (1.0, 0.6)
+
+
 def test_nan_is_no_label(labels):
     class Nothing(nn.Module):
         def forward(self, x):

@@ -92,3 +92,18 @@ def test_a_folder_that_was_named_and_has_no_mnist_is_an_error(monkeypatch, tmp_p
     monkeypatch.setenv("TWINPORT_DATA", str(tmp_path))
     with pytest.raises(NotFound, match=f"^{named} names .* has no MNIST/raw files"):
         digit_data(load_source(SourceRequest("lenet5")), tmp_path if named == "--data" else None)
+
+
+@pytest.mark.parametrize(("rows", "calls"), [(1, 1797), (5, 360), (2000, 1)])
+def test_digits_come_in_calls_of_a_fixed_batch_the_last_one_filled_up(
+    monkeypatch, tmp_path, rows, calls
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TWINPORT_DATA", raising=False)
+    free = digit_data(load_source(SourceRequest("lenet5"))).inputs["image"]
+    fixed = digit_data(load_source(SourceRequest("lenet5", ranges={"batch": (rows, rows)})))
+    assert fixed.inputs["image"].shape == (calls, rows, 1, 32, 32)
+    assert len(fixed.labels) == 1797
+    flat = fixed.inputs["image"].reshape(-1, 1, 32, 32)
+    np.testing.assert_array_equal(flat[:1797], free)
+    np.testing.assert_array_equal(flat[1797:], free[: len(flat) - 1797])
