@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from exporter.evidence import evidence_from_samples
 from exporter.experts.reach import Search
+from exporter.graph import range_of
 from exporter.joined import Joined, check_joined
 from exporter.labels import check_labels
 from exporter.real import RealData
@@ -115,7 +116,7 @@ def prove(
     labels = _labels(trio, run.pools, plan, real)
     golden = evidence_from_samples(run.answered, run.pools, joined.batchable)
     replayed = replay(golden, backend.infer, max_batch_size=max(plan.batch_sizes()))
-    reason = _reason(judgements, trio.lowered, labels, replayed, options)
+    reason = _reason(source, judgements, trio.lowered, labels, replayed, options)
     identity = backend.identity
     proof = Proof(
         verdict="failed" if reason else "passed",
@@ -135,7 +136,10 @@ def prove(
         judgements=judgements,
         labels=labels,
         routing=routing,
-        warnings=(*_warnings(run, options), *routing_warnings(routing, run.answered)),
+        warnings=(
+            *_warnings(run, plan, options),
+            *routing_warnings(routing, run.answered),
+        ),
         allowed=_waivers_used(run.pools, trio.lowered, options),
         reason=reason,
     )
@@ -165,10 +169,13 @@ def _labels(trio: Trio, pools: Pools, plan: Plan, real: RealData | None) -> Labe
     if real is None or real.label_output is None:
         return None
     scale = pools.pools[real.label_output, "real"].scale()
-    return check_labels(trio, real, scale, min(LARGEST_BATCH, max(plan.batch_sizes())))
+    free = plan.batch_axis is not None
+    batch = min(LARGEST_BATCH, max(plan.batch_sizes())) if free else None
+    return check_labels(trio, real, scale, batch)
 
 
 def _reason(
+    source: Source,
     judgements: Sequence[Judgement],
     lowered: Sequence[str],
     labels: LabelCheck | None,
@@ -177,8 +184,7 @@ def _reason(
 ) -> str:
     """Why the proof fails; empty where it does not."""
     if failure := first_failure(judgements):
-        hint = " (--allow-constant accepts it)" if " vacuous:" in failure else ""
-        return failure + hint
+        return failure + _hint(failure, source)
     if lowered and not options.allow_degraded_truth:
         return (
             f"the truth is degraded: {lowered[0]} computes below float64 "
@@ -192,7 +198,31 @@ def _reason(
     return ""
 
 
-def _warnings(run: _Run, options: ProofOptions) -> tuple[str, ...]:
+def _hint(failure: str, source: Source) -> str:
+    """The option that helps, where one may."""
+    if " vacuous:" in failure:
+        return " (--allow-constant accepts it)"
+    free = [spec.name for spec in source.inputs
+            if spec.dtype.startswith("float") and spec.name not in source.values]  # fmt: skip
+    if free and "on random inputs" in failure and failure.endswith("values are NaN"):
+        return f" (--values {free[0]}=LOW:HIGH draws the input where the module is defined)"
+    return ""
+
+
+def _warnings(run: _Run, plan: Plan, options: ProofOptions) -> tuple[str, ...]:
+    return (*_cut_warnings(run, options), *_batch_warnings(plan))
+
+
+def _batch_warnings(plan: Plan) -> tuple[str, ...]:
+    if plan.batch_axis is None or not plan.rows:
+        return ()
+    proved, served = max(plan.batch_sizes()), range_of(plan.batch_axis, plan.source.ranges)[1]
+    if proved == served:
+        return ()
+    return (f"batches were proved up to {proved}; the model is served up to {served}",)
+
+
+def _cut_warnings(run: _Run, options: ProofOptions) -> tuple[str, ...]:
     if not run.cut:
         return ()
     kinds = [kind for kind, extreme in run.pools.extremes.items() if not extreme]

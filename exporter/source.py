@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,7 @@ from runtime.manifest import Preprocessing
 from runtime.tensors import TensorSpec
 
 Range = tuple[int, int]
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class SourceRequest:
     weights: Path | None = None
     inputs: tuple[TensorSpec, ...] = ()
     ranges: Mapping[str, Range] = field(default_factory=dict)
-    values: Mapping[str, Range] = field(default_factory=dict)
+    values: Mapping[str, Bounds] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Source:
     inputs: tuple[TensorSpec, ...]
     output_names: tuple[str, ...]
     ranges: Mapping[str, Range]
-    values: Mapping[str, Range]
+    values: Mapping[str, Bounds]
     checkpoint_sha256: str | None
     labels: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
@@ -320,11 +322,22 @@ def _check_axes(request: SourceRequest, inputs: Sequence[TensorSpec]) -> None:
             raise InvalidInput(f"--range names the axis '{name}'; the free axes are {free}")
         if not (0 <= low <= high and high):
             raise InvalidInput(f"--range {name}={low}:{high} is empty; wanted 0 <= low <= high")
-    for name, (low, high) in request.values.items():
-        if name not in {spec.name for spec in inputs}:
+    dtypes = {spec.name: spec.dtype for spec in inputs}
+    for name, bounds in request.values.items():
+        if name not in dtypes:
             raise InvalidInput(f"--values names the input '{name}', which is not described")
-        if not low < high:
-            raise InvalidInput(f"--values {name}={low}:{high} is empty; wanted low < high")
+        _check_values(name, dtypes[name], bounds)
+
+
+def _check_values(name: str, dtype: str, bounds: Bounds) -> None:
+    low, high = bounds
+    given = f"--values {name}={low}:{high}"
+    if not (isfinite(low) and isfinite(high)):
+        raise InvalidInput(f"{given}: wanted finite numbers")
+    if not low < high:
+        raise InvalidInput(f"{given} is empty; wanted low < high")
+    if not dtype.startswith("float") and (int(low) != low or int(high) != high):
+        raise InvalidInput(f"{given}: '{name}' is {dtype}; wanted whole numbers")
 
 
 def _said(error: BaseException) -> str:

@@ -46,7 +46,7 @@ def export(
     weights: Path | None,
     inputs: tuple[str, ...],
     ranges: tuple[tuple[str, tuple[int, int]], ...],
-    values: tuple[tuple[str, tuple[int, int]], ...],
+    values: tuple[tuple[str, tuple[float, float]], ...],
     repository: Path,
     name: str | None,
     opset: int,

@@ -33,7 +33,7 @@ def inspect(
     weights: Path | None,
     inputs: tuple[str, ...],
     ranges: tuple[tuple[str, tuple[int, int]], ...],
-    values: tuple[tuple[str, tuple[int, int]], ...],
+    values: tuple[tuple[str, tuple[float, float]], ...],
     netron: bool,
     port: int,
     as_json: bool,

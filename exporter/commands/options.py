@@ -15,6 +15,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 _RANGE = re.compile(r"(?P<name>[^=\s]+)\s*=\s*(?P<low>-?\d+)(:(?P<high>-?\d+))?")
+_NUMBER = r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+_VALUES = re.compile(rf"(?P<name>[^=\s]+)\s*=\s*(?P<low>{_NUMBER})(:(?P<high>{_NUMBER}))?")
 
 
 class RangeType(click.ParamType[tuple[str, tuple[int, int]]]):
@@ -35,6 +37,28 @@ class RangeType(click.ParamType[tuple[str, tuple[int, int]]]):
         return found["name"], (low, int(found["high"] or low))
 
 
+class ValuesType(click.ParamType[tuple[str, tuple[float, float]]]):
+    """``name=low:high`` with decimals; whole numbers are read as such, so none is rounded."""
+
+    name = "NAME=LOW:HIGH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[float, float]]:
+        """Read one text; click asks with what was read already, too."""
+        if isinstance(value, tuple):
+            return value
+        found = _VALUES.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"'{value}' cannot be read; wanted the form 'x=-0.5:0.5'", param, ctx)
+        low = _number(found["low"])
+        return found["name"], (low, _number(found["high"]) if found["high"] else low)
+
+
+def _number(text: str) -> float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
 def source_options(command: Command) -> Command:
     """``MODEL`` and what describes it."""
     for option in reversed(
@@ -50,8 +74,8 @@ def source_options(command: Command) -> Command:
                 help="Sizes of a free axis: 'batch=1:64'. Repeat for each axis.",
             ),
             click.option(
-                "--values", multiple=True, type=RangeType(),
-                help="Values of an input: 'tokens=0:32000', upper end excluded.",
+                "--values", multiple=True, type=ValuesType(),
+                help="Values of an input: 'tokens=0:32000', 'x=-0.5:0.5'; upper end excluded.",
             ),
         )
     ):  # fmt: skip

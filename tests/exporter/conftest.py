@@ -43,7 +43,7 @@ def make_source(
     module: nn.Module,
     *inputs: str,
     ranges: Mapping[str, tuple[int, int]] | None = None,
-    values: Mapping[str, tuple[int, int]] | None = None,
+    values: Mapping[str, tuple[float, float]] | None = None,
 ) -> Source:
     ranges = dict(ranges or {})
     specs = fixed_axes(tuple(spec_from_text(text) for text in inputs), ranges)
@@ -80,7 +80,7 @@ def export_net() -> Callable[..., Written]:
         factory: str,
         *inputs: str,
         ranges: Mapping[str, tuple[int, int]] | None = None,
-        values: Mapping[str, tuple[int, int]] | None = None,
+        values: Mapping[str, tuple[float, float]] | None = None,
         proof: ProofOptions | None = None,
         **request: Any,
     ) -> Written:

@@ -69,6 +69,42 @@ def test_the_same_module_passes_with_all_it_promises(proved):
     assert (proof.allowed, proof.warnings, proof.cut_by_budget) == ((), (), False)
 
 
+def test_an_input_without_axes_is_proved(proved):
+    class Doubled(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    proof = proved(Doubled(), inputs=("x:float32[]",), outputs=("output:float32[]",)).proof
+    assert (proof.verdict, proof.reason) == ("passed", "")
+
+
+def test_nan_on_drawn_inputs_points_to_the_values_that_the_module_takes(proved):
+    class Log(nn.Module):
+        def forward(self, x):
+            return x.log()
+
+    given = {"outputs": ("output:float32[batch,4]",)}
+    proof = proved(Log(), **given).proof
+    assert proof.verdict == "failed"
+    assert proof.reason.endswith(
+        "values are NaN (--values x=LOW:HIGH draws the input where the module is defined)"
+    )
+    again = proved(Log(), values={"x": (-0.5, 0.5)}, **given).proof
+    assert again.reason.endswith("values are NaN"), "where they were declared, none is named"
+
+
+@pytest.mark.parametrize(
+    ("declared", "warnings"),
+    [
+        ((1, 64), ()),
+        ((1, 1000), ("batches were proved up to 64; the model is served up to 1000",)),
+        ((100, 200), ("batches were proved up to 100; the model is served up to 200",)),
+    ],
+)
+def test_batches_beyond_the_proved_ones_are_warned_of(proved, declared, warnings):
+    assert proved(Net(), ranges={"batch": declared}).proof.warnings == warnings
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [

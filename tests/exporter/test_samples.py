@@ -120,6 +120,13 @@ def test_declared_values_bound_floats_too(plan_of):
     assert values.dtype == np.float32
 
 
+def test_declared_decimals_bound_floats(plan_of):
+    plan = plan_of(X, values={"x": (-0.5, 0.25)})
+    values = np.concatenate([s.arrays()["x"].ravel() for s in plan.random()])
+    assert -0.5 <= values.min() < -0.4
+    assert 0.2 < values.max() <= 0.25
+
+
 def test_one_seed_draws_one_set_of_inputs(plan_of):
     def drawn(seed):
         return [s.arrays()["x"].tobytes() for s in plan_of(X, seed=seed).random()]

@@ -201,6 +201,22 @@ def test_ranges_and_values_are_of_what_is_there(net, given, text):
     assert text in refused(InvalidInput, f"{net}:make", **given)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "values", "text"),
+    [
+        (("x:int64[batch,4]",), (0.5, 3), "--values x=0.5:3: 'x' is int64; wanted whole numbers"),
+        (("x:float32[batch,4]",), (0, float("inf")), "--values x=0:inf: wanted finite numbers"),
+    ],
+)
+def test_values_that_the_data_type_cannot_take_are_refused(net, inputs, values, text):
+    assert text in refused(InvalidInput, f"{net}:make", *inputs, values={"x": values})
+
+
+def test_values_of_floats_may_be_decimals(net):
+    source = load(f"{net}:make", "x:float32[batch,4]", values={"x": (-0.5, 0.5)})
+    assert source.values == {"x": (-0.5, 0.5)}
+
+
 def test_a_range_of_one_size_fixes_the_axis(net):
     source = load(f"{net}:make", ranges={"batch": (2, 2)})
     assert source.inputs[0].shape == (2, 4)
