@@ -147,7 +147,7 @@ def torch_float32(module: torch.nn.Module) -> Callable[[Mapping[str, Array]], di
     trace = RoutingTrace(find_layers(module))
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in inputs.items()}
         with torch.no_grad(), trace.on():
             result = module(**tensors)
         return _arrays(result, trace, inputs)
@@ -178,8 +178,8 @@ def to_array(value: torch.Tensor) -> Array:
 
 
 def _widened(array: Array) -> torch.Tensor:
-    wide = array.astype(np.float64) if array.dtype.kind == "f" else array.copy()
-    return torch.from_numpy(wide)
+    # An operation of NumPy makes a scalar of an array without axes, which torch refuses.
+    return torch.from_numpy(np.array(array, np.float64 if array.dtype.kind == "f" else None))
 
 
 @contextmanager

@@ -154,6 +154,18 @@ def test_integers_and_booleans_stay_what_they_are():
     assert answers["k"].tolist() == [14, 2**41]
 
 
+class Doubled(nn.Module):
+    def forward(self, x):
+        return x * 2
+
+
+@pytest.mark.parametrize("scalar", [np.asarray(1.5, np.float32), np.float32(1.5), np.int64(3)])
+def test_scalars_of_numpy_are_inputs_as_arrays_without_axes_are(scalar):
+    for run in (Truth(Doubled().eval()), torch_float32(Doubled().eval())):
+        answer = run({"x": scalar})["output"]
+        assert (answer.shape, answer.item()) == ((), scalar.item() * 2)
+
+
 class Fails(nn.Module):
     def __init__(self):
         super().__init__()
