@@ -81,6 +81,8 @@ def artifact_file(path: Path) -> Path:
     if (folder / MANIFEST_FILE).is_file():
         return folder / read_manifest(folder / MANIFEST_FILE).artifact.file
     files = sorted(folder.glob("*.onnx"))
+    if not files and folder != path:
+        raise NotFound(_incomplete(folder))
     if not files:
         raise NotFound(f"{path} holds no version and no .onnx file; give REPOSITORY/NAME")
     return files[0]
@@ -100,9 +102,20 @@ def _version_folder(path: Path) -> Path:
     return path
 
 
+def _incomplete(folder: Path) -> str:
+    """What is missing in a version's folder, and the highest other one that is whole."""
+    others = (folder.parent / str(number) for number in reversed(version_numbers(folder.parent)))
+    whole = next((other for other in others if (other / MANIFEST_FILE).is_file()), None)
+    return (
+        f"version {folder.name} of {folder.parent} is incomplete: it has neither {MANIFEST_FILE} "
+        f"nor an .onnx file; " + (f"look at another one: {whole}" if whole else "export it again")
+    )
+
+
 def _load(file: Path) -> ir.Model:
     try:
-        proto = onnx.load(file, load_external_data=False)
+        # Else the file's ending chooses the format: ``.json`` and ``.pbtxt`` are texts.
+        proto = onnx.load(file, format="protobuf", load_external_data=False)
         if not proto.graph.node and not proto.graph.output:
             raise InvalidInput(f"{file} is not an ONNX model: it has no graph")
         return ir.from_proto(proto)

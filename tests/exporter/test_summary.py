@@ -50,6 +50,35 @@ def test_a_damaged_file_is_one_line(linear, tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "config.pbtxt"])
+def test_the_texts_beside_a_model_are_refused_in_one_line(lenet, tmp_path, name):
+    (beside,) = lenet.folder.parent.rglob(name)
+    with pytest.raises(InvalidInput, match=rf"{name} is not an ONNX model: ") as caught:
+        summary_from_path(beside)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["net.json", "net.pbtxt", "net.onnxtxt"])
+def test_a_model_may_have_any_ending(linear, tmp_path, name):
+    shutil.copy(linear.folder / "model.onnx", tmp_path / name)
+    assert summary_from_path(tmp_path / name).opset == 20
+
+
+def test_an_incomplete_version_is_named_and_another_one_offered(linear, tmp_path):
+    shutil.copytree(linear.folder, tmp_path / "net" / "1")
+    for number in (2, 3):
+        (tmp_path / "net" / str(number)).mkdir()
+    with pytest.raises(NotFound) as caught:
+        summary_from_path(tmp_path / "net")
+    assert str(caught.value) == (
+        f"version 3 of {tmp_path / 'net'} is incomplete: it has neither manifest.json nor an "
+        f".onnx file; look at another one: {tmp_path / 'net' / '1'}"
+    )
+    shutil.rmtree(tmp_path / "net" / "1")
+    with pytest.raises(NotFound, match=r"version 3 of .* is incomplete: .* file; export it again$"):
+        summary_from_path(tmp_path / "net")
+
+
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(NotFound, match=r"gone does not exist; give an .onnx file or REPOS"):
         summary_from_path(tmp_path / "gone")
