@@ -6,6 +6,7 @@ torch. The table names modules by text because the runtime may not import the ex
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -23,6 +24,8 @@ PROGRAM = "twinport"
 INTERRUPTED = 130
 LEVELS = ("debug", "info", "warning", "error")
 _OURS = ("exporter", "models", "runtime")
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write fails with; Python names no file where it was our output."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Entry:
 
 
 COMMANDS = {
-    "train": Entry("exporter.commands.train:train", "Train a built-in model and keep its best weights."),
+    "train": Entry(
+        "exporter.commands.train:train", "Train a built-in model and keep its best weights."
+    ),
     "export": Entry(
         "exporter.commands.export:export", "Export a PyTorch model, prove it, write a version."
     ),
@@ -139,8 +144,8 @@ def run_command(
 
     Returns:
         The exit code: 0, 1 for a known failure, 2 for wrong usage, 130 after Ctrl-C, or
-        what the command itself set with ``Context.exit``. An unforeseen exception goes
-        through, with its traceback.
+        what the command itself set with ``Context.exit``. An unforeseen exception other
+        than the system's goes through, with its traceback.
     """
     arguments = None if argv is None else list(argv)
     try:
@@ -155,6 +160,8 @@ def run_command(
         return _fail(error.format_message(), error.exit_code)
     except BrokenPipeError:
         return _leave_quietly()
+    except OSError as error:
+        return _fail(_said_by_system(error), 1)
     except ModuleNotFoundError as error:
         missing = _missing_library(error, name)
         return _fail(str(missing), missing.exit_code)
@@ -187,7 +194,23 @@ def _missing_library(error: ModuleNotFoundError, what: str) -> BackendUnavailabl
     return BackendUnavailable(f"{what} needs {library}; pip install 'twinport[{_EXTRAS[library]}]'")
 
 
+def _said_by_system(error: OSError) -> str:
+    """The file and what is wrong with it; our own output where no file is named."""
+    said = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {said}"
+    if error.errno in _UNWRITABLE:
+        _drop_output()
+        return f"the output cannot be written: {said}"
+    return said
+
+
 def _leave_quietly() -> int:
-    """Whoever read our output has gone; keep the interpreter from flushing into the pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Whoever read our output has gone."""
+    _drop_output()
     return 1
+
+
+def _drop_output() -> None:
+    """Keep the interpreter from flushing into a pipe or a file that takes nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -155,6 +155,39 @@ def test_a_command_sets_the_exit_code_through_its_context():
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("say", ["print", "__import__('click').echo"])
+def test_output_that_cannot_be_written_is_one_line_and_exit_1(say, unbuffered):
+    code = (
+        "import click; from runtime.cli import run_command; import sys;"
+        f"work = click.Command('work', callback=lambda: {say}('x' * 9));"
+        "sys.exit(run_command(work, []))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    assert done.stderr == "twinport: the output cannot be written: No space left on device\n"
+    assert done.returncode == 1
+
+
+def test_an_error_of_the_system_is_one_line_with_the_file_it_is_about(capsys, tmp_path):
+    def work() -> None:
+        (tmp_path / "gone").read_text()
+
+    assert cli.run_command(a_command(work), []) == 1
+    said = f"twinport: {tmp_path / 'gone'}: No such file or directory\n"
+    assert capsys.readouterr() == ("", said)
+    assert cli.run_command(raising(OSError("no number")), []) == 1
+    assert capsys.readouterr().err == "twinport: no number\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_goes_away_is_no_error(unbuffered):
     code = (
         "import click; from runtime.cli import run_command; import sys;"
