@@ -39,7 +39,9 @@ _ERRORS: Mapping[grpc.StatusCode, type[TwinportError]] = {
     grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
     grpc.StatusCode.FAILED_PRECONDITION: RepositoryError,
 }
-_NOT_CONNECTED = re.compile(r"failed to connect|dns resolution failed|name resolution", re.I)
+_NOT_CONNECTED = re.compile(
+    r"failed to connect|dns resolution failed|name resolution|errors resolving", re.I
+)
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}|unix:\S+")
 _LOOPBACK = re.compile(r"(?:127\.[0-9.]+|localhost|\[::1\]):[0-9]+|unix:\S+")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,13 @@ _DTYPES = {
     "tensor(string)": "string",
 }
 _ERRORS_ONLY = 3
+_CODES = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?")
+_OF_A_NODE = re.compile(
+    r"Non-zero status code returned while running (?P<operator>\S+) node\. "
+    r"Name:'(?P<name>.*?)' Status Message: (?P<message>.*)"
+)
+_PLACE = re.compile(r"\S+\.(cc|cu|cuh|h):\d+ ")
+"""Of the library's own sources."""
 
 
 class OrtBackend:
@@ -138,8 +146,16 @@ def _translated(
         return call()
     except Exception as error:
         # Its exceptions share no base but Exception (onnxruntime_pybind11_state).
-        text = " ".join(str(error).split())
-        raise kind(f"{prefix}ONNX Runtime: {text[:500]}") from error
+        raise kind(f"{prefix}ONNX Runtime: {_useful(str(error))[:500]}") from error
+
+
+def _useful(text: str) -> str:
+    """The library's text without its codes and places: the node and what is wrong with it."""
+    line = _CODES.sub("", " ".join(text.split()))
+    found = _OF_A_NODE.fullmatch(line)
+    if found is None:
+        return line
+    return f"{found['operator']} '{found['name']}': {_PLACE.sub('', found['message'])}"
 
 
 def _spec(arg: Any) -> TensorSpec:

@@ -244,10 +244,16 @@ def test_nobody_there_says_how_to_start_one(closed_port):
     )
 
 
-def test_a_name_that_does_not_resolve_is_nobody_there():
-    error = error_from_status(
-        grpc.StatusCode.UNAVAILABLE, "DNS resolution failed for no.such.host:1", "no.such.host:1"
-    )
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DNS resolution failed for no.such.host:1",
+        "errors resolving no.such.host:1: [field:hostname lookup error:address lookup failed for "
+        "no.such.host:1: Domain name not found]",
+    ],
+)
+def test_a_name_that_does_not_resolve_is_nobody_there(text):
+    error = error_from_status(grpc.StatusCode.UNAVAILABLE, text, "no.such.host:1")
     assert str(error).startswith("no server answers at no.such.host:1")
 
 
