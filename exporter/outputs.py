@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from runtime.errors import ExportError
+from runtime.errors import ExportError, with_article
 
 
 def named_outputs(result: Any) -> dict[str, torch.Tensor]:
@@ -28,8 +28,9 @@ def named_outputs(result: Any) -> dict[str, torch.Tensor]:
             continue
         name = ".".join(_words(path))
         if not isinstance(leaf, torch.Tensor):
+            place = f"'{name}'" if name else "its output"
             raise ExportError(
-                f"the module returns a {type(leaf).__name__} as '{name}'; "
+                f"the module returns {with_article(type(leaf).__name__)} as {place}; "
                 "return tensors only, in a tuple, a dict or a dataclass"
             )
         if name in named:

@@ -71,6 +71,7 @@ def arrays_from_request(
                 f"input {_quoted(tensor.name)} is in shared memory, which this server does not "
                 "read; send the data in the request"
             )
+        _check_type(tensor, specs[tensor.name])
     arrays = _arrays_from_tensors(request.inputs, request.raw_input_contents, "input")
     sizes: dict[str, int] = {}
     for name, spec in specs.items():
@@ -189,6 +190,15 @@ def _check_names(given: Sequence[str], specs: Mapping[str, TensorSpec]) -> None:
     for name, spec in specs.items():
         if name not in given:
             raise InvalidInput(f"input '{name}' is missing; the model wants {spec}")
+
+
+def _check_type(tensor: ModelInferRequest.InferInputTensor, spec: TensorSpec) -> None:
+    """Before the data is looked at: bytes of another type rarely fit, and say less."""
+    dtype = BY_WIRE.get(tensor.datatype)
+    if dtype is not None and dtype.name != spec.dtype:
+        raise InvalidInput(
+            f"input '{spec.name}' has data type {dtype.name}; the model wants {spec}"
+        )
 
 
 def _arrays_from_tensors(

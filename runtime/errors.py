@@ -49,6 +49,11 @@ class Status(IntEnum):
     UNAUTHENTICATED = 16
 
 
+def with_article(noun: str) -> str:
+    """``an int``, ``a str``."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
 class TwinportError(Exception):
     """A failure that Twinport foresaw; its text is one line for the user."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from runtime.client_wire import ServedModel
-from runtime.errors import InvalidInput, NotFound
+from runtime.errors import InvalidInput, NotFound, with_article
 from runtime.preprocess import array_from_image, read_image
 from runtime.tensors import Array, TensorSpec, numpy_dtype
 
@@ -88,7 +88,9 @@ def _from_json(path: Path, model: ServedModel) -> list[Prepared]:
     if isinstance(data, dict):
         return [Prepared(str(path), _from_object(data, path, model))]
     if not isinstance(data, list):
-        raise InvalidInput(f"{path} holds a {type(data).__name__}; wanted a list or an object")
+        raise InvalidInput(
+            f"{path} holds {with_article(type(data).__name__)}; wanted a list or an object"
+        )
     if data and all(isinstance(item, dict) for item in data):
         return [
             Prepared(f"{path}[{index}]", _from_object(item, path, model))

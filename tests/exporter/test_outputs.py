@@ -41,9 +41,11 @@ def test_the_tensors_are_those_returned():
 @pytest.mark.parametrize(
     ("returned", "text"),
     [
-        ((A, 3), "returns a int as 'output_1'"),
+        ((A, 3), "returns an int as 'output_1'"),
         ({"loss": "none"}, "returns a str as 'loss'"),
         ({1: A, "1": B}, "two outputs named '1'"),
+        (5, "the module returns an int as its output; return tensors only"),
+        ("text", "the module returns a str as its output; return tensors only"),
         (None, "returns no tensor"),
         ((), "returns no tensor"),
     ],

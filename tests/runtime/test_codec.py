@@ -161,6 +161,12 @@ MALFORMED = [
     (request_with("FP99", raw=bytes(8)), IMAGE, "data type 'FP99'; use one of BOOL"),
     (request_with("BF16", raw=bytes(4)), IMAGE, "data type 'BF16'; use one of BOOL"),
     (request_with("FP64", raw=bytes(16)), IMAGE, "data type float64; the model wants float32"),
+    (request_with("FP64", raw=bytes(8)), IMAGE, "data type float64; the model wants float32"),
+    (
+        request_with("FP64", fp32_contents=[1, 2]),
+        IMAGE,
+        "data type float64; the model wants float32",
+    ),
     (request_with(shape=(1, 3), raw=bytes(12)), IMAGE, r"shape \[1, 3\]; the model wants"),
     (request_with(shape=(2,), raw=bytes(8)), IMAGE, r"shape \[2\]; the model wants"),
     (request_with(shape=(-1, 2), raw=bytes(8)), IMAGE, r"shape \[-1, 2\]; sizes cannot be neg"),
@@ -174,7 +180,11 @@ MALFORMED = [
     (request_with(fp32_contents=[1]), IMAGE, r"1 elements in fp32_contents; FP32 \[1, 2\] takes 2"),
     (request_with(int_contents=[1, 2]), IMAGE, "FP32 with data in int_contents; fp32_contents"),
     (request_with(raw=bytes(8), fp32_contents=[1, 2]), IMAGE, "use one of the two for all"),
-    (request_with("FP16"), IMAGE, "FP16, which contents cannot hold; send it raw"),
+    (
+        request_with("FP16"),
+        {"image": TensorSpec("image", "float16", ("batch", 2))},
+        "FP16, which contents cannot hold; send it raw",
+    ),
     (
         request_with("INT8", (2,), name="x", int_contents=[1, 300]),
         SMALL,

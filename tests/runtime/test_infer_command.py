@@ -223,7 +223,7 @@ def test_json_files_hold_one_request_or_several(text, rows, shade, twinport, tmp
         ("bad.json", b"{", "bad.json is not JSON: "),
         ("bad.json", b"\xff", "bad.json is not JSON: "),
         ("deep.json", b"[" * 100_000, "deep.json is not JSON: "),
-        ("bad.json", b"3", "bad.json holds a int; wanted a list or an object"),
+        ("bad.json", b"3", "bad.json holds an int; wanted a list or an object"),
         ("bad.json", b'{"picture": [1]}', "bad.json: input 'picture' is not known; the model has"),
         ("bad.json", b"[[1], [1, 2]]", "bad.json: input 'image' wants float32 [batch, 1, 2, 2]: "),
         ("bad.json", b'["a"]', "bad.json: input 'image' wants float32 [batch, 1, 2, 2]: "),
