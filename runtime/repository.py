@@ -164,7 +164,8 @@ class Repository:
         else:
             version.state, version.reason = State.READY, version.model.record.unproved
         if version.state is State.UNAVAILABLE:
-            logger.warning("%s is not ready: %s", version, version.reason)
+            # The report says it to whoever runs the server.
+            logger.debug("%s is not ready: %s", version, version.reason)
 
     def _changed(self) -> None:
         for callback in self._watchers:

@@ -187,6 +187,16 @@ async def test_a_file_that_is_no_model_is_refused_in_one_line(write_toy, load):
     assert "\n" not in text
 
 
+async def test_a_version_that_is_not_ready_is_for_the_report_to_tell_not_for_the_log(
+    write_toy, load, caplog
+):
+    caplog.set_level("INFO", "runtime")
+    write_toy("linear", weights=WRONG)
+    loaded = await load()
+    assert reason(loaded, "linear")
+    assert caplog.text == ""
+
+
 async def test_an_unexpected_failure_of_one_model_is_logged_and_keeps_no_other_from_work(
     write_toy, load, monkeypatch, caplog
 ):
