@@ -1,4 +1,4 @@
-"""The program as a function, and a server whose answers the test writes."""
+"""The program as a function, a server whose answers the test writes, the service itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ import grpc
 import pytest
 
 from protos import METHODS, SERVICE
+from runtime.backends.base import BackendOptions
 from runtime.cli import main
+from runtime.errors import TwinportError
+from runtime.loading import LoadOptions
+from runtime.repository import Repository
+from runtime.servicer import Call, Servicer
+from runtime.verdicts import VerdictStore
 
 Handler = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -63,3 +69,56 @@ def serve_with() -> Iterator[Callable[..., str]]:
     yield start
     for server in servers:
         server.stop(None).wait()
+
+
+@pytest.fixture
+def open_service(repository, tmp_path):
+    """Make the service over the test's repository; everything is unloaded at the end."""
+    opened = []
+
+    async def open_service(*, load=True, unproved=False):
+        options = LoadOptions(BackendOptions(), unproved, VerdictStore(tmp_path / "state"))
+        models = Repository(repository, options)
+        opened.append(models)
+        if load:
+            await models.load()
+        return Servicer(models)
+
+    yield open_service
+    for models in opened:
+        models.close()
+
+
+@pytest.fixture
+async def servicer(write_toy, open_service):
+    """One model with two sound versions."""
+    write_toy("linear", version=1)
+    write_toy("linear", version=2)
+    return await open_service()
+
+
+@pytest.fixture(scope="session")
+def ask():
+    """Send one message to a servicer, as a record or as bytes; gives the answer's record."""
+
+    async def ask(servicer, method, request=None, call=None, **fields):
+        kinds = METHODS[method]
+        message = kinds.request(**fields) if request is None else request
+        payload = message if isinstance(message, bytes) else message.SerializeToString()
+        answer = await servicer.unary(f"/{SERVICE}/{method}", payload, call or Call())
+        return kinds.response.FromString(answer)
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def status_of():
+    """The status and the text of the error that a call ends with."""
+
+    async def status_of(awaitable):
+        with pytest.raises(TwinportError) as caught:
+            await awaitable
+        assert "\n" not in str(caught.value)
+        return caught.value.status, str(caught.value)
+
+    return status_of

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import time
 
 import numpy as np
 import pytest
-from grpc_health.v1 import health_pb2
 
 import protos
 from protos import METHODS, SERVICE
 from runtime.backends.base import BackendOptions
 from runtime.backends.ort import OrtBackend
 from runtime.codec import arrays_from_response, request_from_arrays
-from runtime.errors import InvalidInput, Status, TwinportError
+from runtime.errors import InvalidInput, Status
 from runtime.loading import LoadOptions
 from runtime.properties import properties_from_map
 from runtime.repository import Repository
@@ -26,61 +23,11 @@ from runtime.verdicts import VerdictStore
 X = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
 
 
-@pytest.fixture
-def open_service(repository, tmp_path):
-    opened = []
-
-    async def open_service(*, load=True, unproved=False):
-        options = LoadOptions(BackendOptions(), unproved, VerdictStore(tmp_path / "state"))
-        models = Repository(repository, options)
-        opened.append(models)
-        if load:
-            await models.load()
-        return Servicer(models)
-
-    yield open_service
-    for models in opened:
-        models.close()
-
-
-@pytest.fixture
-async def servicer(write_toy, open_service):
-    """One model with two sound versions."""
-    write_toy("linear", version=1)
-    write_toy("linear", version=2)
-    return await open_service()
-
-
-async def ask(servicer, method, request=None, call=None, **fields):
-    kinds = METHODS[method]
-    message = kinds.request(**fields) if request is None else request
-    payload = message if isinstance(message, bytes) else message.SerializeToString()
-    answer = await servicer.unary(f"/{SERVICE}/{method}", payload, call or Call())
-    return kinds.response.FromString(answer)
-
-
 def infer_request(array=X, **changes):
     return request_from_arrays({"x": array}, **{"model": "linear", **changes})
 
 
-async def status_of(awaitable):
-    with pytest.raises(TwinportError) as caught:
-        await awaitable
-    assert "\n" not in str(caught.value)
-    return caught.value.status, str(caught.value)
-
-
-async def health(servicer, service=""):
-    payload = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-    answer = await servicer.unary("/grpc.health.v1.Health/Check", payload, Call())
-    return health_pb2.HealthCheckResponse.FromString(answer).status
-
-
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-async def test_an_inference_is_answered_with_id_and_version(servicer, toys):
+async def test_an_inference_is_answered_with_id_and_version(servicer, toys, ask):
     response = await ask(servicer, "ModelInfer", infer_request(request_id="r7"))
     assert (response.model_name, response.model_version, response.id) == ("linear", "2", "r7")
     answers = arrays_from_response(response)
@@ -89,17 +36,17 @@ async def test_an_inference_is_answered_with_id_and_version(servicer, toys):
     np.testing.assert_allclose(answers["y"], right, rtol=1e-5)
 
 
-async def test_a_version_that_is_named_answers(servicer):
+async def test_a_version_that_is_named_answers(servicer, ask):
     response = await ask(servicer, "ModelInfer", infer_request(version="1"))
     assert response.model_version == "1"
 
 
-async def test_outputs_come_as_they_are_named(servicer):
+async def test_outputs_come_as_they_are_named(servicer, ask):
     response = await ask(servicer, "ModelInfer", infer_request(outputs=["total", "y"]))
     assert list(arrays_from_response(response)) == ["total", "y"]
 
 
-async def test_text_goes_there_and_back(write_toy, open_service):
+async def test_text_goes_there_and_back(write_toy, open_service, ask):
     write_toy("strings")
     servicer = await open_service(unproved=True)
     text = np.array([b"one", "zwölf".encode(), b""], dtype=object)
@@ -152,7 +99,9 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("request_", "status", "text"), TABLE)
-async def test_a_wrong_request_gets_the_status_that_triton_gives(servicer, request_, status, text):
+async def test_a_wrong_request_gets_the_status_that_triton_gives(
+    servicer, request_, status, text, ask, status_of
+):
     found, said = await status_of(ask(servicer, "ModelInfer", request_))
     assert found is status
     assert text in said
@@ -167,19 +116,25 @@ async def test_a_wrong_request_gets_the_status_that_triton_gives(servicer, reque
         ({"name": "linear", "version": "x"}, Status.INVALID_ARGUMENT),
     ],
 )
-async def test_a_model_that_is_not_known_has_no_description(servicer, method, fields, status):
+async def test_a_model_that_is_not_known_has_no_description(
+    servicer, method, fields, status, ask, status_of
+):
     found, _ = await status_of(ask(servicer, method, **fields))
     assert found is status
 
 
 @pytest.mark.parametrize("method", [name for name, kinds in METHODS.items()
                                     if not kinds.client_streaming])  # fmt: skip
-async def test_bytes_that_are_no_message_are_never_an_internal_error(servicer, method):
+async def test_bytes_that_are_no_message_are_never_an_internal_error(
+    servicer, method, ask, status_of
+):
     found, _ = await status_of(ask(servicer, method, b"\xff\xff\xff"))
     assert found in (Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED)
 
 
-async def test_a_model_that_is_not_ready_is_unavailable_with_the_reason(write_toy, open_service):
+async def test_a_model_that_is_not_ready_is_unavailable_with_the_reason(
+    write_toy, open_service, ask, status_of
+):
     write_toy("linear", weights={"w": np.ones((4, 3), np.float32), "axis": np.array([1])})
     servicer = await open_service()
     for method, request in (
@@ -195,32 +150,13 @@ async def test_a_model_that_is_not_ready_is_unavailable_with_the_reason(write_to
     assert (await ask(servicer, "ServerLive")).live
 
 
-async def test_readiness_is_told_and_an_unknown_model_is_not_ready(servicer):
-    assert (await ask(servicer, "ServerLive")).live
-    assert (await ask(servicer, "ServerReady")).ready
-    assert (await ask(servicer, "ModelReady", name="linear")).ready
-    assert (await ask(servicer, "ModelReady", name="linear", version="1")).ready
-    assert not (await ask(servicer, "ModelReady", name="linear", version="3")).ready
-    assert not (await ask(servicer, "ModelReady", name="other")).ready
-    status, _ = await status_of(ask(servicer, "ModelReady", name="linear", version="x"))
-    assert status is Status.INVALID_ARGUMENT
-
-
-async def test_nothing_is_ready_before_it_is_loaded(write_toy, open_service):
-    write_toy("linear")
-    servicer = await open_service(load=False)
-    assert not (await ask(servicer, "ServerReady")).ready
-    assert not (await ask(servicer, "ModelReady", name="linear")).ready
-    assert await health(servicer) == NOT_SERVING
-
-
-async def test_the_server_says_what_it_is(servicer):
+async def test_the_server_says_what_it_is(servicer, ask):
     answer = await ask(servicer, "ServerMetadata")
     assert answer.name == "twinport"
     assert answer.version[0].isdigit()
 
 
-async def test_a_model_says_what_it_takes_and_that_it_was_proved_here(servicer):
+async def test_a_model_says_what_it_takes_and_that_it_was_proved_here(servicer, ask):
     answer = await ask(servicer, "ModelMetadata", name="linear")
     assert (answer.name, list(answer.versions)) == ("linear", ["1", "2"])
     assert answer.platform == "onnxruntime_onnx"
@@ -237,7 +173,7 @@ async def test_a_model_says_what_it_takes_and_that_it_was_proved_here(servicer):
     ]
 
 
-async def test_a_model_that_is_served_unproved_says_so(write_toy, open_service):
+async def test_a_model_that_is_served_unproved_says_so(write_toy, open_service, ask):
     write_toy("linear", manifest=False)
     servicer = await open_service(unproved=True)
     answer = await ask(servicer, "ModelMetadata", name="linear")
@@ -245,7 +181,7 @@ async def test_a_model_that_is_served_unproved_says_so(write_toy, open_service):
     assert properties_from_map(answer.properties).proved_here == "pending"
 
 
-async def test_versions_that_do_not_answer_are_told_with_the_reason(write_toy, open_service):
+async def test_versions_that_do_not_answer_are_told_with_the_reason(write_toy, open_service, ask):
     write_toy("linear", version=1)
     write_toy("linear", version=2)
     write_toy("linear", version=3, manifest=False)
@@ -254,7 +190,7 @@ async def test_versions_that_do_not_answer_are_told_with_the_reason(write_toy, o
     assert "no manifest" in json.loads(answer.properties["twinport.not_ready"])["3"]
 
 
-async def test_the_configuration_is_complete(write_toy, open_service, repository):
+async def test_the_configuration_is_complete(write_toy, open_service, repository, ask):
     write_toy("linear")
     (repository / "linear" / "config.pbtxt").write_text("max_batch_size: 4 runtime: 'kept'")
     config = (await ask(await open_service(), "ModelConfig", name="linear")).config
@@ -268,20 +204,12 @@ async def test_the_configuration_is_complete(write_toy, open_service, repository
 @pytest.mark.parametrize(
     "method", ["ModelStatistics", "RepositoryIndex", "TraceSetting", "CudaSharedMemoryStatus"]
 )
-async def test_a_call_that_is_not_served_is_unimplemented_with_a_text(servicer, method):
+async def test_a_call_that_is_not_served_is_unimplemented_with_a_text(
+    servicer, method, ask, status_of
+):
     status, text = await status_of(ask(servicer, method))
     assert status is Status.UNIMPLEMENTED
     assert method in text
-
-
-async def test_a_stream_that_is_not_served_is_unimplemented_too(servicer):
-    async def drive():
-        async for _ in servicer.stream(f"/{SERVICE}/ModelStreamInfer", payloads(b"")):
-            pass
-
-    status, text = await status_of(drive())
-    assert status is Status.UNIMPLEMENTED
-    assert "ModelStreamInfer" in text
 
 
 def test_every_call_of_the_service_has_its_handler(repository, write_toy, tmp_path):
@@ -292,7 +220,7 @@ def test_every_call_of_the_service_has_its_handler(repository, write_toy, tmp_pa
     assert {f"/{SERVICE}/{name}" for name in METHODS} < served
 
 
-async def test_what_is_too_late_is_not_run(servicer, monkeypatch):
+async def test_what_is_too_late_is_not_run(servicer, monkeypatch, ask, status_of):
     ran = []
     monkeypatch.setattr(OrtBackend, "infer", lambda *_args: ran.append(1))
     late = Call(deadline=time.monotonic() - 0.001)
@@ -303,7 +231,9 @@ async def test_what_is_too_late_is_not_run(servicer, monkeypatch):
     assert status is Status.DEADLINE_EXCEEDED
 
 
-async def test_a_request_that_takes_too_long_ends_at_its_deadline(write_toy, open_service):
+async def test_a_request_that_takes_too_long_ends_at_its_deadline(
+    write_toy, open_service, ask, status_of
+):
     write_toy("slow")
     servicer = await open_service()
     arrays = {"x": np.zeros((128, 256), np.float32), "times": np.array(3000)}
@@ -313,7 +243,9 @@ async def test_a_request_that_takes_too_long_ends_at_its_deadline(write_toy, ope
     assert status is Status.DEADLINE_EXCEEDED
 
 
-async def test_a_defect_is_internal_and_its_text_stays_in_the_log(servicer, monkeypatch, caplog):
+async def test_a_defect_is_internal_and_its_text_stays_in_the_log(
+    servicer, monkeypatch, caplog, ask, status_of
+):
     def failing(*_args):
         raise ZeroDivisionError("a secret of the machine")
 
@@ -326,92 +258,10 @@ async def test_a_defect_is_internal_and_its_text_stays_in_the_log(servicer, monk
     assert "secret" in caplog.text
 
 
-async def test_an_error_of_the_backend_has_its_own_status(servicer, monkeypatch):
+async def test_an_error_of_the_backend_has_its_own_status(servicer, monkeypatch, ask, status_of):
     def failing(*_args):
         raise InvalidInput("the library refuses this")
 
     monkeypatch.setattr(OrtBackend, "infer", failing)
     status, text = await status_of(ask(servicer, "ModelInfer", infer_request()))
     assert (status, text) == (Status.INVALID_ARGUMENT, "the library refuses this")
-
-
-async def payloads(*messages):
-    for message in messages:
-        yield message
-
-
-async def test_health_knows_the_server_the_service_and_each_model(write_toy, open_service):
-    write_toy("linear")
-    write_toy("linear", name="unproved", manifest=False)
-    servicer = await open_service()
-    assert await health(servicer) == SERVING
-    assert await health(servicer, SERVICE) == SERVING
-    assert await health(servicer, "linear") == SERVING
-    assert await health(servicer, "unproved") == NOT_SERVING
-    status, text = await status_of(health(servicer, "other"))
-    assert status is Status.NOT_FOUND
-    assert "'other' is not known" in text
-
-
-def watch(servicer, service=""):
-    payload = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-    stream = servicer.stream("/grpc.health.v1.Health/Watch", payloads(payload))
-
-    async def statuses():
-        async for answer in stream:
-            yield health_pb2.HealthCheckResponse.FromString(answer).status
-
-    return statuses()
-
-
-async def test_a_watcher_sees_loading_ready_and_drain_and_then_the_end(write_toy, open_service):
-    write_toy("linear")
-    servicer = await open_service(load=False)
-    watched = watch(servicer)
-    assert await anext(watched) == NOT_SERVING
-    following = asyncio.create_task(anext(watched))
-    await servicer._repository.load()
-    assert await following == SERVING
-    servicer.begin_drain()
-    assert [status async for status in watched] == [NOT_SERVING]
-
-
-async def test_a_watcher_of_an_unknown_service_is_told_so_and_waits(servicer):
-    watched = watch(servicer, "other")
-    assert await anext(watched) == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-
-
-async def test_malformed_bytes_in_a_stream_are_the_clients_error(servicer):
-    for method in ("/grpc.health.v1.Health/Watch",
-                   "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"):  # fmt: skip
-        stream = servicer.stream(method, payloads(b"\xff\xff"))
-        status, _ = await status_of(anext(stream))
-        assert status is Status.INVALID_ARGUMENT
-
-
-async def test_draining_lets_what_runs_finish_and_refuses_what_comes(
-    write_toy, open_service, monkeypatch
-):
-    write_toy("linear")
-    servicer = await open_service()
-    gate, sound = threading.Event(), OrtBackend.infer
-
-    def waiting(*arguments):
-        assert gate.wait(60)
-        return sound(*arguments)
-
-    monkeypatch.setattr(OrtBackend, "infer", waiting)
-    running = asyncio.create_task(ask(servicer, "ModelInfer", infer_request()))
-    await asyncio.sleep(0)
-    servicer.begin_drain()
-    status, text = await status_of(ask(servicer, "ModelInfer", infer_request()))
-    assert status is Status.UNAVAILABLE
-    assert "shutting down" in text
-    assert not (await ask(servicer, "ServerReady")).ready
-    assert not (await ask(servicer, "ModelReady", name="linear")).ready
-    assert (await ask(servicer, "ServerLive")).live
-    assert await health(servicer) == NOT_SERVING
-    assert not await servicer.wait_idle(0.01), "others came and went, one still runs"
-    gate.set()
-    assert (await running).model_name == "linear"
-    assert await servicer.wait_idle(60)
