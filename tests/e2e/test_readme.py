@@ -8,6 +8,8 @@ A ``python`` block is run, and the ``text`` block after it is what it prints.
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
+import json
 import os
 import re
 import shutil
@@ -149,3 +151,14 @@ def test_the_picture_of_the_readme_is_a_bundled_digit():
     bundled = digits()
     place = int(np.flatnonzero(bundled.labels == 7)[0])
     np.testing.assert_array_equal(pixels, bundled.images[place])
+
+
+def test_the_measured_table_is_the_benchmarks_record():
+    place = ROOT / "benchmarks" / "path.py"
+    spec = importlib.util.spec_from_file_location("benchmark_path", place)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    record = json.loads(benchmark.RESULTS.read_text(encoding="utf-8"))
+    text = README.read_text(encoding="utf-8")
+    assert benchmark.with_table(text, record) == text
+    assert set(record["seconds"]) == {"pass", "help", "bare", "export", "parity", "ready", "demo"}
