@@ -30,6 +30,7 @@ format: $(VENV)/.installed-lint-$(BACKEND)
 
 bench: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python benchmarks/tolerance.py --check
+	$(BIN)/python benchmarks/moe_forms.py --check
 	$(BIN)/python benchmarks/path.py
 
 protos: $(VENV)/.installed-test-$(BACKEND)
