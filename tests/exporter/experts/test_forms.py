@@ -35,7 +35,6 @@ KINDS = {
 FORMS = ["sorted", "dense", "gathered", "fused", "choice_at_run_time"]
 DATA_DEPENDENT = {
     "NonZero", "Unique", "Compress", "Loop", "If", "Scan", "Split", "Range", "ScatterND",
-    "ScatterElements", "Shape", "ConstantOfShape", "Expand",
 }  # fmt: skip
 
 
@@ -160,6 +159,9 @@ def test_the_static_form_has_no_operator_whose_shape_depends_on_data(layer_of, k
     model, _ = expand_experts("static", {"T": (1, most)})(layer.model())
     kinds = {node.op_type for node in model.graph}
     assert not kinds & DATA_DEPENDENT
+    assert not any("reduction" in node.attributes for node in model.graph)
+    measured = {node.inputs[0].name for node in model.graph if node.op_type == "Shape"}
+    assert measured <= {"choice", "blocks.0.moe/TopK.1"}
     assert ("Gather" in kinds) == (most == 2)
 
 
