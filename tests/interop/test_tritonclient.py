@@ -108,7 +108,7 @@ async def test_its_asyncio_client_works(server, toys):
 SLOW = [
     input_of(np.ones((1, 256), np.float32)),
     # Some seconds: the server computes on after the client gave up.
-    input_of(np.array(30_000), "times", "INT64"),
+    input_of(np.array(1_000_000), "times", "INT64"),
 ]
 ERRORS = {
     "an unknown model": ("other", [input_of(X)], {}, "NOT_FOUND"),
