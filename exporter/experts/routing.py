@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from exporter.experts.builder import Builder
 from exporter.experts.node import MoENode
+from runtime.tensors import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,13 @@ def _weights(moe: MoENode, scores: ir.Value, build: Builder) -> ir.Value:
 
 
 def _hits(moe: MoENode, chosen: ir.Value, build: Builder) -> ir.Value:
-    experts = build.constant(np.arange(moe.experts, dtype=np.int64))
-    equal = build.op("Equal", build.op("Unsqueeze", chosen, build.ints(2)), experts)
-    ones = build.op("Cast", equal, attributes={"to": ir.DataType.INT32})
-    return build.op("ReduceSum", ones, build.ints(1), attributes={"keepdims": 0})
+    one = ir.Tensor(np.ones(1, dtype=np.int32))
+    ones = build.op("ConstantOfShape", build.op("Shape", chosen), attributes={"value": one})
+    zeros = build_filled(moe, np.zeros(1, dtype=np.int32), build)
+    return build.op("ScatterElements", zeros, chosen, ones, attributes={"axis": 1})
+
+
+def build_filled(moe: MoENode, value: Array, build: Builder) -> ir.Value:
+    """``[T, experts]`` full of the one element of ``value``."""
+    shape = build.op("Shape", moe.choice)
+    return build.op("ConstantOfShape", shape, attributes={"value": ir.Tensor(value)})

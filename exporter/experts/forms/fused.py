@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from exporter.experts.builder import Builder
 from exporter.experts.node import MoENode, Weight
-from exporter.experts.routing import Routing
+from exporter.experts.routing import Routing, build_filled
 from runtime.errors import ExportError
 from runtime.tensors import Array
 
@@ -64,9 +64,8 @@ def masked_scores(moe: MoENode, routing: Routing, build: Builder) -> ir.Value:
         # softmax(log s) is s over its sum.
         floor = build.constant(np.array(_TINY, dtype=np.float32))
         scores = build.op("Log", build.op("Max", scores, floor))
-    never = ir.Tensor(np.array([-math.inf], dtype=np.float32))
-    empty = build.op("ConstantOfShape", build.op("Shape", moe.choice), attributes={"value": never})
-    return build.op("ScatterElements", empty, routing.chosen, scores, attributes={"axis": 1})
+    nobody = build_filled(moe, np.array([-math.inf], dtype=np.float32), build)
+    return build.op("ScatterElements", nobody, routing.chosen, scores, attributes={"axis": 1})
 
 
 def _attributes(moe: MoENode) -> dict[str, str | int | float]:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from exporter.experts.activations import build_activation
 from exporter.experts.builder import Builder
 from exporter.experts.node import MoENode
-from exporter.experts.routing import Routing
+from exporter.experts.routing import Routing, build_filled
 from runtime.tensors import Array
 
 _PASSES_OF_A_GATHER = 3
@@ -62,7 +62,10 @@ def _gathered_linear(
 
 
 def _dense(moe: MoENode, routing: Routing, build: Builder) -> ir.Value:
-    by_expert = _weight_of_every_expert(moe, routing, build)  # [T, experts]
+    nothing = build_filled(moe, np.zeros(1, dtype=np.float32), build)
+    by_expert = build.op(
+        "ScatterElements", nothing, routing.chosen, routing.weights, attributes={"axis": 1}
+    )  # [T, experts]
     up = _wide_linear(moe, "up", routing.tokens, build)
     if moe.gated:
         gate = _wide_linear(moe, "gate", routing.tokens, build)
@@ -82,16 +85,6 @@ def _dense(moe: MoENode, routing: Routing, build: Builder) -> ir.Value:
         return y
     biases = build.weights.stacked(moe.weights["down_bias"])
     return build.op("Add", y, build.op("MatMul", by_expert, biases))
-
-
-def _weight_of_every_expert(moe: MoENode, routing: Routing, build: Builder) -> ir.Value:
-    """``[T, experts]``, 0 where an expert is not chosen; by comparison, not by scatter."""
-    experts = build.constant(np.arange(moe.experts, dtype=np.int64))
-    equal = build.op("Equal", build.op("Unsqueeze", routing.chosen, build.ints(2)), experts)
-    zero = build.constant(np.zeros((), dtype=np.float32))
-    weights = build.op("Unsqueeze", routing.weights, build.ints(2))
-    placed = build.op("Where", equal, weights, zero)
-    return build.op("ReduceSum", placed, build.ints(1), attributes={"keepdims": 0})
 
 
 def _wide_linear(moe: MoENode, name: str, x: ir.Value, build: Builder) -> ir.Value:
