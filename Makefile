@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # One ONNX Runtime wheel, never both: the GPU's where a GPU answers.
 BACKEND := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 OTHER := $(if $(filter gpu,$(BACKEND)),onnxruntime,onnxruntime-gpu)
+# What the tests need; real engines are built without a GPU.
+TESTED := export,$(BACKEND),tensorrt-rtx,look,dev
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-slow lint format bench protos clean
@@ -53,9 +55,9 @@ $(VENV)/.installed-demo-$(BACKEND): pyproject.toml | $(VENV)/.backend-$(BACKEND)
 	touch $@
 
 $(VENV)/.installed-test-$(BACKEND): pyproject.toml | $(VENV)/.backend-$(BACKEND)
-	$(PIP) --editable '.[export,$(BACKEND),dev]'
+	$(PIP) --editable '.[$(TESTED)]'
 	touch $@
 
 $(VENV)/.installed-lint-$(BACKEND): pyproject.toml | $(VENV)/.backend-$(BACKEND)
-	$(PIP) --editable '.[export,$(BACKEND),dev,lint]'
+	$(PIP) --editable '.[$(TESTED),lint]'
 	touch $@

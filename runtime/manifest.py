@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from runtime.errors import ManifestError, TwinportError
 from runtime.tensors import TensorSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 LOAD_OUTPUT = "expert_load"
 """int32 ``[batch, layers, experts]``: the tokens that each expert of a mixture received."""
@@ -42,6 +42,43 @@ class Source:
 
 
 @dataclass(frozen=True)
+class ProfileShape:
+    """The sizes of one input that one optimisation profile of an engine takes."""
+
+    input: str
+    smallest: tuple[int, ...]
+    optimal: tuple[int, ...]
+    """What the builder tuned for."""
+    largest: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """How a TensorRT engine was built."""
+
+    flavour: Literal["tensorrt", "tensorrt_rtx"]
+    version: str
+    """Of the library (``11.4.0.106``)."""
+    onnx: str
+    """The version it was built from, in the same repository (``lenet5/1``)."""
+    onnx_sha256: str
+    """Of that version's artifact, which its own proof is about."""
+    profiles: tuple[tuple[ProfileShape, ...], ...]
+    """By profile, a shape for each input with a free axis."""
+    tf32: bool
+    optimization_level: int
+    workspace_bytes: int | None
+    """Limit of scratch memory; none is the library's own."""
+    hardware_compatibility: str
+    """``none`` means the GPU it was built on."""
+    version_compatible: bool
+    compute_capabilities: tuple[str, ...] = ()
+    """GPU targets named at build time (``8.9``); empty means the flavour's default."""
+    built_on: str | None = None
+    """The GPU of the machine that built it; none where there was none."""
+
+
+@dataclass(frozen=True)
 class Artifact:
     """The file that is served."""
 
@@ -53,8 +90,8 @@ class Artifact:
     opset: int | None = None
     producers: dict[str, str] = field(default_factory=dict)
     """Library and version of everything that had a hand in it."""
-    details: dict[str, Any] = field(default_factory=dict)
-    """For an engine: flavour, GPU target, profiles."""
+    engine: EngineRecord | None = None
+    """How it was built, where the format is ``engine``."""
 
 
 @dataclass(frozen=True)

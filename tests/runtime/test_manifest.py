@@ -10,12 +10,14 @@ import pytest
 from runtime.errors import ManifestError
 from runtime.manifest import (
     Artifact,
+    EngineRecord,
     Evidence,
     Judgement,
     LabelCheck,
     Manifest,
     ModuleOrigin,
     Preprocessing,
+    ProfileShape,
     Proof,
     Source,
     manifest_from_text,
@@ -38,10 +40,16 @@ PROOF = Proof(
     labels=LabelCheck("digits", 10, 9, 1, 0.9, 0.9, "passed"), warnings=("w",),
     allowed=("--allow-constant best",),
 )  # fmt: skip
+ENGINE = EngineRecord(
+    "tensorrt_rtx", "1.7.1.116", "net/1", "ef",
+    ((ProfileShape("x", (1, 4), (8, 4), (64, 4)),),), tf32=False, optimization_level=3,
+    workspace_bytes=None, hardware_compatibility="none", version_compatible=False,
+    compute_capabilities=("8.9",),
+)  # fmt: skip
 FULL = Manifest(
     name="net", version=2, created="2025-01-01T00:00:00+00:00",
     source=Source("net.py:make", "net.Net", 12, "ab", "cd"),
-    artifact=Artifact("model.onnx", "ef", "onnx", "fp32", 20, {"torch": "2"}, {"any": [1, None]}),
+    artifact=Artifact("model.onnx", "ef", "onnx", "fp32", 20, {"torch": "2"}, ENGINE),
     inputs=(TensorSpec("x", "float32", ("batch", 4)), TensorSpec("k", "int64", ())),
     outputs=(TensorSpec("logits", "float32", ("batch", 10)),),
     ranges={"batch": (1, 64)}, max_batch_size=64,
@@ -92,7 +100,7 @@ def test_a_number_that_json_does_not_have_is_never_written(value):
         ("{", "is not JSON"),
         ("[]", "holds a list, wanted an object"),
         ("{}", "schema version None"),
-        (changed(schema_version=2), "schema version 2, this release reads 1; export"),
+        (changed(schema_version=1), "schema version 1, this release reads 2; export"),
         (changed(more=1), "manifest has the field 'more', which is not known"),
         (changed(version="1"), "manifest.version is '1'; wanted a int"),
         (changed(version=True), "manifest.version is True"),

@@ -1,0 +1,1 @@
+"""TensorRT engines out of proved ONNX versions."""
