@@ -1,0 +1,105 @@
+"""A page in a headless Chromium of the system, which gets at one address and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.errors import BackendUnavailable, ExportError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Request, Route
+
+CHROMIUM = "TWINPORT_CHROMIUM"
+"""Names the program in place of those on the path."""
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+QUIET = (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--no-first-run",
+)
+TIMEOUT_S = 120
+"""For one step of a page; Netron needs about a second for a thousand nodes."""
+
+
+def chromium() -> Path:
+    """The program.
+
+    Raises:
+        BackendUnavailable: There is none.
+    """
+    named = os.environ.get(CHROMIUM)
+    found = next(filter(None, map(shutil.which, [named] if named else PROGRAMS)), None)
+    if found is None:
+        given = (
+            f"{CHROMIUM} names '{named}', which is no program" if named else "Chromium is missing"
+        )
+        raise BackendUnavailable(
+            f"{given}; apt-get install chromium, or set {CHROMIUM} to its path"
+        )
+    return Path(found)
+
+
+@contextmanager
+def browser_page(origin: str, requests: list[str] | None = None) -> Iterator[Page]:
+    """An empty page in a browser with a profile of its own, both gone when the block ends.
+
+    Args:
+        origin: What the page may load from, ``http://127.0.0.1:8080`` or ``file://``; every
+            other request is aborted.
+        requests: Every address that the page asks for is added here.
+
+    Raises:
+        BackendUnavailable: Playwright or Chromium is missing, or it does not start.
+        ExportError: The page fails, or a step takes too long.
+    """
+    program = chromium()
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError as error:
+        raise BackendUnavailable("Playwright is missing; pip install 'twinport[look]'") from error
+    allowed = (f"{origin.rstrip('/')}/", "data:", "blob:")
+
+    def decide(route: Route) -> None:
+        if route.request.url.startswith(allowed):
+            route.continue_()
+        else:
+            route.abort()
+
+    def note(request: Request) -> None:
+        if requests is not None:
+            requests.append(request.url)
+
+    # What a browser that was killed leaves behind goes with this folder.
+    with (
+        tempfile.TemporaryDirectory(prefix="twinport-look-", ignore_cleanup_errors=True) as folder,
+        sync_playwright() as playwright,
+    ):
+        try:
+            context = playwright.chromium.launch_persistent_context(
+                Path(folder) / "profile", executable_path=program, args=QUIET,
+                downloads_path=Path(folder) / "downloads", viewport={"width": 1200, "height": 900},
+            )  # fmt: skip
+        except Error as error:
+            raise BackendUnavailable(f"{program} does not start: {_first_line(error)}") from error
+        try:
+            context.set_default_timeout(TIMEOUT_S * 1000)
+            context.route("**/*", decide)
+            context.on("request", note)
+            yield context.pages[0]
+        except Error as error:
+            raise ExportError(f"the page cannot be drawn: {_first_line(error)}") from error
+        finally:
+            context.close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -1,0 +1,98 @@
+"""Pictures of a graph as Netron draws it, made in a headless browser."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.look.browser import browser_page
+from exporter.look.netron_page import netron_on
+from runtime.errors import ExportError, InvalidInput
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+KEYS = {".svg": "Control+Alt+e", ".png": "Control+Shift+e"}
+"""What saves a picture in Netron's page, which offers no other way."""
+DRAWN = "body.default #canvas g.node"
+COMPLAINT = "body.alert #message-text, body.notification #message-text"
+
+
+def draw(graph: Path, pictures: Sequence[Path]) -> None:
+    """Draw an ONNX file.
+
+    Args:
+        graph: The file.
+        pictures: What to write, ``.svg`` or ``.png``; each appears whole or not at all.
+
+    Raises:
+        InvalidInput: A picture has another suffix.
+        BackendUnavailable: Playwright or Chromium is missing.
+        ExportError: Netron cannot draw it, or a picture cannot be written.
+    """
+    for picture in pictures:
+        check_picture(picture)
+    with netron_page(graph) as page:
+        for picture in pictures:
+            save_picture(page, picture)
+
+
+def check_picture(picture: Path) -> None:
+    """Make sure of what can be told before anything is drawn.
+
+    Raises:
+        InvalidInput: The suffix is none of ``KEYS``.
+        ExportError: There is no folder that it can be written to.
+    """
+    if picture.suffix.lower() not in KEYS:
+        raise InvalidInput(f"the picture '{picture}' wants one of the suffixes {', '.join(KEYS)}")
+    folder = picture.parent
+    if not folder.is_dir():
+        raise ExportError(f"'{picture}' cannot be written: the folder {folder} does not exist")
+    if picture.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ExportError(f"'{picture}' cannot be written; choose another place")
+
+
+@contextmanager
+def netron_page(graph: Path, requests: list[str] | None = None) -> Iterator[Page]:
+    """Netron's page with the graph drawn.
+
+    Args:
+        graph: An ONNX file.
+        requests: Every address that the page asks for is added here.
+
+    Raises:
+        BackendUnavailable: Playwright or Chromium is missing.
+        ExportError: Netron cannot draw it.
+    """
+    with netron_on(graph) as address, browser_page(address, requests) as page:
+        page.goto(f"{address}/")
+        page.locator(f"{DRAWN}, {COMPLAINT}").first.wait_for(state="attached")
+        complaint = page.locator(COMPLAINT)
+        if complaint.count():
+            said = " ".join(complaint.inner_text().split())
+            raise ExportError(f"Netron cannot draw {graph.name}: {said}")
+        yield page
+
+
+def save_picture(page: Page, picture: Path) -> None:
+    """Have Netron's page save a picture, and put it in its place whole.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
+    page.locator(DRAWN).first.wait_for(state="attached")
+    with page.expect_download() as waiting:
+        page.keyboard.press(KEYS[picture.suffix.lower()])
+    draft = picture.with_name(f".{picture.name}.{secrets.token_hex(4)}")
+    try:
+        waiting.value.save_as(draft)
+        draft.replace(picture)
+    except OSError as error:
+        raise ExportError(f"'{picture}' cannot be written: {error.strerror}") from error
+    finally:
+        draft.unlink(missing_ok=True)
