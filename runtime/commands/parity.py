@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from runtime.backends.base import BackendOptions
+from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import open_backend
 from runtime.errors import NotFound, ProofFailed, RepositoryError
 from runtime.layout import CONFIG_FILE, FAILED_FOLDER, version_numbers
@@ -78,9 +78,19 @@ def replay_here(folder: Path, manifest: Manifest, options: BackendOptions) -> Re
         RepositoryError: Files are missing, changed, or cannot be loaded.
         BackendUnavailable: The library or the device is not here.
     """
-    artifact = check_artifact(folder, manifest)
-    with closing(open_backend(_backend_name(folder, manifest), artifact, options)) as backend:
+    with closing(open_version(folder, manifest, options)) as backend:
         return replay_version(folder, manifest, backend)
+
+
+def open_version(folder: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+    """Load the artifact of a version, sound or failed, once it is the one of its manifest.
+
+    Raises:
+        RepositoryError: It is missing, changed, or cannot be loaded.
+        BackendUnavailable: The library or the device is not here.
+    """
+    artifact = check_artifact(folder, manifest)
+    return open_backend(_backend_name(folder, manifest), artifact, options)
 
 
 def _backend_name(folder: Path, manifest: Manifest) -> str:
