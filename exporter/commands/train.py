@@ -10,7 +10,7 @@ from typing import Any
 import click
 from torch import Tensor, nn
 
-from exporter.autograd import require_graphviz, save_autograd_graph
+from exporter.look.autograd import require_graphviz, save_autograd_graph
 from exporter.train_view import TrainView, balance_text
 from models.data import DATASETS
 from models.errors import ModelsError

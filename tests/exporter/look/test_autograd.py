@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from exporter.autograd import require_graphviz, save_autograd_graph
+from exporter.look.autograd import require_graphviz, save_autograd_graph
 from runtime.errors import BackendUnavailable, ExportError, InvalidInput
 
 needs_dot = pytest.mark.needs_tool("dot", "apt-get install graphviz")

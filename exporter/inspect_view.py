@@ -1,0 +1,86 @@
+"""What ``twinport inspect`` prints of an artifact and of a module."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from runtime.tables import console, judgement_table
+
+if TYPE_CHECKING:
+    from exporter.module_summary import Layer
+    from exporter.source import Source
+    from exporter.summary import ArtifactSummary
+    from runtime.manifest import Manifest
+
+
+def print_artifact(summary: ArtifactSummary) -> None:
+    """The file in numbers, then where it came from and what was proved."""
+    out = console()
+    out.print(f"{summary.file}  {summary.bytes:,} bytes", markup=False, soft_wrap=True)
+    out.print(f"opset {summary.opset}, made by {summary.producer}", markup=False)
+    for what, specs in (("input", summary.inputs), ("output", summary.outputs)):
+        for spec in specs:
+            out.print(f"{what} {spec.name}: {spec}", markup=False)
+    nodes = ", ".join(f"{count} {kind}" for kind, count in summary.operators.items())
+    out.print(f"{sum(summary.operators.values())} nodes: {nodes}", markup=False)
+    out.print(f"{summary.parameters:,} elements in initializers", markup=False)
+    if summary.manifest is None:
+        out.print("no manifest beside it: nothing is known of where it came from", markup=False)
+    else:
+        _print_manifest(summary.manifest)
+
+
+def _print_manifest(manifest: Manifest) -> None:
+    out, source = console(), manifest.source
+    out.print(
+        f"from {source.factory} ({source.module_class}), {source.parameters:,} parameters, "
+        f"checkpoint sha256 {(source.checkpoint_sha256 or 'none')[:12]}",
+        markup=False,
+    )
+    producers = ", ".join(f"{name} {of}" for name, of in manifest.artifact.producers.items())
+    out.print(f"created {manifest.created} with {producers}", markup=False)
+    for proof in manifest.proofs:
+        state = f"{proof.verdict}: {proof.reason}" if proof.reason else proof.verdict
+        out.print(f"proof on {proof.provider} ({proof.library}): {state}", markup=False)
+        out.print(judgement_table(proof.judgements))
+        out.print(
+            f"{'batchable' if proof.batchable else 'not batchable'}: {proof.batchable_reason}",
+            markup=False,
+        )
+
+
+def print_module(source: Source, layers: tuple[Layer, ...]) -> None:
+    """A table of the layers."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("layer", "class", "output"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for layer in layers:
+        shapes = ", ".join(str(list(shape)) for shape in layer.shapes)
+        table.add_row(layer.name, layer.module_class, shapes, f"{layer.parameters:,}")
+    out = console()
+    out.print(f"{source.name}: {source.module_class}", markup=False)
+    for spec in source.inputs:
+        out.print(f"input {spec.name}: {spec}", markup=False)
+    out.print(table)
+    trainable = sum(p.numel() for p in source.module.parameters() if p.requires_grad)
+    out.print(
+        f"{source.parameters:,} parameters, {trainable:,} of them trainable; outputs are "
+        "shown for the example's sizes of the free axes",
+        markup=False,
+    )
+
+
+def module_record(source: Source, layers: tuple[Layer, ...]) -> dict[str, Any]:
+    """The same for ``--json``."""
+    return {
+        "name": source.name,
+        "class": source.module_class,
+        "inputs": [dataclasses.asdict(spec) for spec in source.inputs],
+        "parameters": source.parameters,
+        "layers": [dataclasses.asdict(layer) for layer in layers],
+    }
