@@ -9,7 +9,10 @@ OTHER := $(if $(filter gpu,$(BACKEND)),onnxruntime,onnxruntime-gpu)
 TESTED := export,$(BACKEND),tensorrt-rtx,look,dev
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow lint format bench protos clean
+# The signatures of the real TensorRT; made where gcc and binutils are.
+STUBS := build/stubs/tensorrt/__init__.pyi
+
+.PHONY: demo test test-slow stubs lint format bench protos clean
 
 demo: $(VENV)/.installed-demo-$(BACKEND)
 	$(BIN)/twinport demo
@@ -20,7 +23,9 @@ test: $(VENV)/.installed-test-$(BACKEND)
 test-slow: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.installed-lint-$(BACKEND)
+stubs: $(STUBS)
+
+lint: $(VENV)/.installed-lint-$(BACKEND) $(STUBS)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -37,6 +42,9 @@ bench: $(VENV)/.installed-test-$(BACKEND)
 
 protos: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python -m protos.generate
+
+$(STUBS): tests/stubs/tensorrt_stubs.py tests/stubs/clean_stubs.py | $(VENV)/.installed-lint-$(BACKEND)
+	$(BIN)/python $< build/stubs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx
@@ -36,10 +36,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs_tool"):
         name, cure = mark.args
         if shutil.which(name) is None:
-            reason = f"{name} is missing; {cure}"
-            if os.environ.get(REQUIRE_TOOLS):
-                pytest.fail(reason, pytrace=False)
-            pytest.skip(reason)
+            skip_for_tool(f"{name} is missing; {cure}")
+
+
+def skip_for_tool(reason: str) -> NoReturn:
+    """Skip the test for a tool that is not there; fail it where tools are required."""
+    if os.environ.get(REQUIRE_TOOLS):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def tensorrt_stubs() -> Path:
+    """The folder with the stubs of the real TensorRT that `make stubs` writes."""
+    folder = Path(__file__).parents[1] / "build" / "stubs"
+    if not (folder / "tensorrt" / "__init__.pyi").is_file():
+        skip_for_tool("the stubs of TensorRT are missing; make stubs")
+    return folder
 
 
 WEIGHT = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
