@@ -11,8 +11,9 @@ import zoo_sequence as sequence
 import zoo_vision as vision
 from torch import nn
 
+from exporter.ranges import Range
 from exporter.real import RealData
-from exporter.source import Range, Source
+from exporter.source import Source
 from models.data import digits, prepare
 from models.registry import entry
 from runtime.tensors import TensorSpec

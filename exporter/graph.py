@@ -24,15 +24,14 @@ import torch
 from exporter.experts.opaque import opaque_layers
 from exporter.experts.suspects import CURE, suspects_of
 from exporter.outputs import named_outputs
-from exporter.source import Range, Source
+from exporter.ranges import range_of
+from exporter.source import Source
 from runtime.errors import ExportError, InvalidInput
 from runtime.manifest import LOAD_OUTPUT
 from runtime.tensors import TensorSpec, numpy_dtype
 
 OPSETS = range(18, 26)
 DEFAULT_OPSET = 20
-DEFAULT_RANGE = (1, 64)
-"""Of a free axis that has no ``--range``."""
 
 _DTYPES = {
     ir.DataType.BOOL: "bool",
@@ -88,11 +87,6 @@ def example_inputs(source: Source) -> dict[str, torch.Tensor]:
 def free_axes(inputs: tuple[TensorSpec, ...]) -> list[str]:
     """Names of the free axes in the order they are met."""
     return list(dict.fromkeys(a for spec in inputs for a in spec.shape if isinstance(a, str)))
-
-
-def range_of(axis: str, ranges: Mapping[str, Range]) -> Range:
-    """The declared sizes of an axis, or the default."""
-    return ranges.get(axis, DEFAULT_RANGE)
 
 
 def dynamic_shapes(source: Source) -> dict[str, dict[int, torch.export.Dim]]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from exporter.evidence import evidence_from_samples
 from exporter.experts.reach import Search
-from exporter.graph import range_of
 from exporter.joined import Joined, check_joined
 from exporter.labels import check_labels
+from exporter.ranges import range_of
 from exporter.real import RealData
 from exporter.routing import ExpertCoverage, routing_warnings
 from exporter.samples import (

@@ -17,7 +17,6 @@ from exporter.graph import (
     DEFAULT_OPSET,
     free_axes,
     onnx_from_module,
-    range_of,
     specs_from_values,
 )
 from exporter.layers import module_map
@@ -25,6 +24,7 @@ from exporter.parity import ProofOptions, Proved, prove
 from exporter.passes.expand_experts import expand_experts
 from exporter.passes.run import Pass, run_passes
 from exporter.passes.strip_provenance import strip_provenance
+from exporter.ranges import range_of
 from exporter.real import RealData, real_data
 from exporter.source import Source, SourceRequest, load_source
 from exporter.write import VIEW_FILE, Written, writable, write_version

@@ -8,7 +8,8 @@ from itertools import islice
 
 import numpy as np
 
-from exporter.graph import DEFAULT_RANGE, free_axes, range_of
+from exporter.graph import free_axes
+from exporter.ranges import DEFAULT_RANGE, range_of
 from exporter.source import Source
 from runtime.draws import Draw
 from runtime.golden import Drawn, drawn_from_draw

@@ -23,12 +23,12 @@ import torch
 
 from exporter.experts.adapters import find_layers
 from exporter.experts.spec import ExpertLayers
+from exporter.ranges import Range
 from exporter.weights import file_sha256, load_weights
 from runtime.errors import ExportError, InvalidInput, NotFound
 from runtime.manifest import Preprocessing
 from runtime.tensors import TensorSpec
 
-Range = tuple[int, int]
 Bounds = tuple[float, float]
 
 
