@@ -8,8 +8,10 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from graphviz import Digraph
 from torch import Tensor
 
+from exporter.look.files import whole_file
 from runtime.errors import BackendUnavailable, ExportError, InvalidInput
 
 FORMATS = ("png", "svg", "pdf")
@@ -49,23 +51,59 @@ def save_autograd_graph(
     """
     if fmt not in FORMATS:
         raise InvalidInput(f"the format '{fmt}' is not known; use one of {', '.join(FORMATS)}")
-    if output.grad_fn is None:
+    require_graphviz()
+    drawing = dot_from_outputs((output,), params)
+    path = Path(f"{path_without_suffix}.{fmt}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"the autograd graph cannot be drawn to '{path}': {error}") from error
+    save_dot(drawing, path)
+    return path
+
+
+def dot_from_outputs(outputs: tuple[Tensor, ...], names: Mapping[str, Tensor]) -> Digraph:
+    """Torchviz' drawing of what is behind some outputs.
+
+    Args:
+        outputs: At least one of them with its autograd graph.
+        names: To write at leaves and outputs.
+
+    Raises:
+        InvalidInput: No output has a graph.
+        ExportError: The graph is deeper than torchviz can follow.
+    """
+    if all(output.grad_fn is None for output in outputs):
         raise InvalidInput(
             "the output has no autograd graph; run the module outside no_grad, with parameters "
             "that require a gradient"
         )
-    require_graphviz()
-    path = Path(f"{path_without_suffix}.{fmt}")
     with warnings.catch_warnings():
         # torchviz still compares versions with distutils.
         warnings.simplefilter("ignore", DeprecationWarning)
         from torchviz import make_dot
 
-        drawing = make_dot(output, params=dict(params))
+        try:
+            drawing: Digraph = make_dot(outputs, params=dict(names))
+        except RecursionError as error:
+            raise ExportError(
+                "the autograd graph is deeper than torchviz can follow; "
+                "draw a module with fewer steps"
+            ) from error
+    return drawing
+
+
+def save_dot(drawing: Digraph, path: Path) -> None:
+    """Have Graphviz draw it, in the format that the suffix names.
+
+    Raises:
+        BackendUnavailable: Graphviz is not installed.
+        ExportError: Graphviz could not draw it, or the file cannot be written.
+    """
+    require_graphviz()
     try:
-        picture = drawing.pipe(format=fmt, quiet=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture)
+        picture = drawing.pipe(format=path.suffix[1:].lower(), quiet=True)
     except (subprocess.CalledProcessError, OSError) as error:
         raise ExportError(f"the autograd graph cannot be drawn to '{path}': {error}") from error
-    return path
+    with whole_file(path) as draft:
+        draft.write_bytes(picture)

@@ -78,16 +78,22 @@ def browser_page(origin: str, requests: list[str] | None = None) -> Iterator[Pag
         if requests is not None:
             requests.append(request.url)
 
-    # What a browser that was killed leaves behind goes with this folder.
+    # What a browser that was killed leaves behind goes with this folder. Ctrl-C is for this
+    # process, which closes the browser in order; the driver would kill it.
     with (
         tempfile.TemporaryDirectory(prefix="twinport-look-", ignore_cleanup_errors=True) as folder,
         sync_playwright() as playwright,
     ):
         try:
             context = playwright.chromium.launch_persistent_context(
-                Path(folder) / "profile", executable_path=program, args=QUIET,
-                downloads_path=Path(folder) / "downloads", viewport={"width": 1200, "height": 900},
-            )  # fmt: skip
+                Path(folder) / "profile",
+                executable_path=program,
+                args=QUIET,
+                env={**os.environ, "TMPDIR": folder},
+                handle_sigint=False,
+                downloads_path=Path(folder) / "downloads",
+                viewport={"width": 1200, "height": 900},
+            )
         except Error as error:
             raise BackendUnavailable(f"{program} does not start: {_first_line(error)}") from error
         try:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.look.browser import browser_page
+from exporter.look.files import check_picture, whole_file
 from exporter.look.netron_page import netron_on
-from runtime.errors import ExportError, InvalidInput
+from runtime.errors import ExportError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -35,26 +34,10 @@ def draw(graph: Path, pictures: Sequence[Path]) -> None:
         ExportError: Netron cannot draw it, or a picture cannot be written.
     """
     for picture in pictures:
-        check_picture(picture)
+        check_picture(picture, tuple(KEYS))
     with netron_page(graph) as page:
         for picture in pictures:
             save_picture(page, picture)
-
-
-def check_picture(picture: Path) -> None:
-    """Make sure of what can be told before anything is drawn.
-
-    Raises:
-        InvalidInput: The suffix is none of ``KEYS``.
-        ExportError: There is no folder that it can be written to.
-    """
-    if picture.suffix.lower() not in KEYS:
-        raise InvalidInput(f"the picture '{picture}' wants one of the suffixes {', '.join(KEYS)}")
-    folder = picture.parent
-    if not folder.is_dir():
-        raise ExportError(f"'{picture}' cannot be written: the folder {folder} does not exist")
-    if picture.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ExportError(f"'{picture}' cannot be written; choose another place")
 
 
 @contextmanager
@@ -88,11 +71,5 @@ def save_picture(page: Page, picture: Path) -> None:
     page.locator(DRAWN).first.wait_for(state="attached")
     with page.expect_download() as waiting:
         page.keyboard.press(KEYS[picture.suffix.lower()])
-    draft = picture.with_name(f".{picture.name}.{secrets.token_hex(4)}")
-    try:
+    with whole_file(picture) as draft:
         waiting.value.save_as(draft)
-        draft.replace(picture)
-    except OSError as error:
-        raise ExportError(f"'{picture}' cannot be written: {error.strerror}") from error
-    finally:
-        draft.unlink(missing_ok=True)
