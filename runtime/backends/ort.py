@@ -12,10 +12,21 @@ import numpy as np
 import onnxruntime as ort
 
 from runtime.backends.base import BackendIdentity, BackendOptions
-from runtime.errors import BackendUnavailable, InvalidInput, RepositoryError, Unavailable
+from runtime.backends.ort_cuda import PROVIDER as CUDA
+from runtime.backends.ort_cuda import cuda_session, run_bound
+from runtime.errors import (
+    BackendUnavailable,
+    InvalidInput,
+    RepositoryError,
+    TwinportError,
+    Unavailable,
+)
 from runtime.tensors import Array, TensorSpec
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+Run = Callable[[Any, Sequence[str], Mapping[str, Array], Any], list[Array]]
+"""Session, outputs, inputs and the library's options to the outputs' arrays."""
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": CUDA}
 _DTYPES = {
     "tensor(bool)": "bool",
     "tensor(uint8)": "uint8",
@@ -52,14 +63,8 @@ class OrtBackend:
             RepositoryError: The file is not a model that this release can load.
         """
         provider = _provider(options.device)
+        self._run: Run = run_bound if provider == CUDA else _run_plainly
         self._session: Any = _session(model, provider, options)
-        used = self._session.get_providers()
-        if used[0] != provider:
-            # The library falls back to the CPU without a word.
-            raise BackendUnavailable(
-                f"{provider} was asked for and {used[0]} is what runs; "
-                "is the driver of the GPU installed?"
-            )
         self._inputs = {arg.name: _spec(arg) for arg in self._session.get_inputs()}
         self._outputs = {arg.name: _spec(arg) for arg in self._session.get_outputs()}
         self._identity = BackendIdentity(
@@ -92,7 +97,9 @@ class OrtBackend:
         run_options = ort.RunOptions()
         # Else the nodes of outputs that nobody wants run too.
         run_options.only_execute_path_to_fetches = len(names) < len(self._outputs)
-        results = _translated(lambda: self._session.run(names, feed, run_options), InvalidInput)
+        results = _translated(
+            lambda: self._run(self._session, names, feed, run_options), InvalidInput
+        )
         return {
             name: _returned(result, self._outputs[name])
             for name, result in zip(names, results, strict=True)
@@ -122,20 +129,28 @@ def _provider(device: str) -> str:
 
 
 def _session(model: Path, provider: str, options: BackendOptions) -> Any:
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
-    settings.log_severity_level = _ERRORS_ONLY
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if provider != _PROVIDERS["cpu"]:
-        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    def settings() -> Any:
+        made = ort.SessionOptions()
+        made.intra_op_num_threads = options.threads
+        made.inter_op_num_threads = 1
+        made.log_severity_level = _ERRORS_ONLY
+        made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return made
+
+    def opened() -> Any:
+        if provider == CUDA:
+            return cuda_session(model, settings)
+        return ort.InferenceSession(str(model), settings(), providers=[provider])
+
     if not model.is_file():
         raise RepositoryError(f"{model} does not exist")
-    return _translated(
-        lambda: ort.InferenceSession(str(model), settings, providers=[provider]),
-        RepositoryError,
-        f"{model.name} cannot be loaded: ",
-    )
+    return _translated(opened, RepositoryError, f"{model.name} cannot be loaded: ")
+
+
+def _run_plainly(
+    session: Any, names: Sequence[str], feed: Mapping[str, Array], run_options: Any
+) -> list[Array]:
+    return list(session.run(list(names), dict(feed), run_options))
 
 
 def _translated(
@@ -144,6 +159,8 @@ def _translated(
     """Run ``call``; the library's errors become ours, in one line."""
     try:
         return call()
+    except TwinportError:
+        raise
     except Exception as error:
         # Its exceptions share no base but Exception (onnxruntime_pybind11_state).
         raise kind(f"{prefix}ONNX Runtime: {_useful(str(error))[:500]}") from error
