@@ -54,6 +54,7 @@ COMMANDS = {
         "exporter.commands.inspect:inspect", "Show what a model or an artifact is made of."
     ),
     "parity": Entry("runtime.commands.parity:parity", "Run the proof of a version again, here."),
+    "report": Entry("exporter.commands.report:report", "Write one page about a version."),
     "serve": Entry("runtime.commands.serve:serve", "Serve a model repository over gRPC.", "info"),
     "infer": Entry("runtime.commands.infer:infer", "Send files to a served model."),
     "demo": Entry(
@@ -64,7 +65,7 @@ COMMANDS = {
 _EXTRAS = dict.fromkeys(
     (
         "torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "sklearn", "matplotlib",
-        "netron", "torchviz",
+        "netron", "torchviz", "jinja2", "markupsafe",
     ),
     "export,cpu",
 )  # fmt: skip
