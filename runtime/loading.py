@@ -16,7 +16,7 @@ from runtime.model_config import ModelFacts
 from runtime.replay import Replayed, check_artifact, replay_version
 from runtime.serving_config import (
     DEFAULT_BACKEND,
-    DEFAULT_FILENAME,
+    DEFAULT_FILENAMES,
     ServingConfig,
     check_file_name,
     complete_config,
@@ -62,11 +62,12 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
     """
     manifest_path = folder / FILE_NAME
     manifest = read_manifest(manifest_path) if manifest_path.exists() else None
-    artifact = _artifact(folder, config, manifest)
-    backend = open_backend(config.backend or DEFAULT_BACKEND, artifact, options.backend)
+    name = config.backend or (backend_of(manifest) if manifest else "") or DEFAULT_BACKEND
+    artifact = _artifact(folder, config, manifest, name)
+    backend = open_backend(name, artifact, backend_options(options.backend, manifest))
     try:
         replayed, unproved = _proved(folder, manifest, backend, options)
-        record = _record(number, config, manifest, backend, artifact.name)
+        record = _record(number, replace(config, backend=name), manifest, backend, artifact.name)
     except Exception:
         backend.close()
         raise
@@ -75,9 +76,23 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
     return Model(replace(record, replayed=replayed, unproved=unproved), backend)
 
 
-def _artifact(folder: Path, config: ServingConfig, manifest: Manifest | None) -> Path:
+def backend_of(manifest: Manifest) -> str:
+    """What runs an artifact where no ``config.pbtxt`` says it; empty for a format not known."""
+    artifact = manifest.artifact
+    if artifact.engine is not None:
+        return artifact.engine.flavour
+    return DEFAULT_BACKEND if artifact.format == "onnx" else ""
+
+
+def backend_options(options: BackendOptions, manifest: Manifest | None) -> BackendOptions:
+    """``options``, with what the manifest alone knows of the artifact."""
+    engine = manifest.artifact.engine if manifest else None
+    return replace(options, newer_library=engine is not None and engine.version_compatible)
+
+
+def _artifact(folder: Path, config: ServingConfig, manifest: Manifest | None, backend: str) -> Path:
     if manifest is None:
-        return folder / (config.filename or DEFAULT_FILENAME)
+        return folder / (config.filename or DEFAULT_FILENAMES.get(backend, "model.engine"))
     name = check_file_name(manifest.artifact.file, folder / FILE_NAME)
     if config.filename and config.filename != name:
         raise RepositoryError(
@@ -145,7 +160,7 @@ def _record(
     outputs = merged_specs(found_outputs, config.outputs, "output", all_of_them=False)
     try:
         facts = ModelFacts(
-            config.name, config.backend or DEFAULT_BACKEND, filename, max_batch_size,
+            config.name, config.backend, filename, max_batch_size,
             tuple(inputs.values()), tuple(outputs.values()),
         )  # fmt: skip
     except InvalidInput as error:

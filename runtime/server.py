@@ -161,7 +161,9 @@ def open_repository(settings: ServerSettings) -> Repository:
         RepositoryError: It holds no models.
     """
     options = LoadOptions(
-        BackendOptions(settings.device, settings.threads),
+        BackendOptions(
+            settings.device, settings.threads, engine_code=settings.engine_code == "allow"
+        ),
         settings.unproved == "allow",
         VerdictStore(settings.state),
     )

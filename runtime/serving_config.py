@@ -19,7 +19,8 @@ from runtime.model_config import (
 from runtime.tensors import Axis, TensorSpec, format_shape
 
 DEFAULT_BACKEND = "onnxruntime"
-DEFAULT_FILENAME = "model.onnx"
+DEFAULT_FILENAMES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
+"""By backend, what Triton looks for where no name is given."""
 
 
 @dataclass(frozen=True)

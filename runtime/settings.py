@@ -10,6 +10,7 @@ from runtime.errors import InvalidInput
 
 UNPROVED = ("refuse", "allow")
 DEVICES = ("cpu", "cuda")
+ENGINE_CODE = ("refuse", "allow")
 MAX_MESSAGE_MB = 2047
 """What gRPC can count: a message is shorter than 2 GiB."""
 
@@ -32,7 +33,9 @@ class ServerSettings:
         port: 0 lets the system choose a free one.
         state: Where the verdicts of replays are kept.
         unproved: ``allow`` serves models without a passed replay too, and says so.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu`` or ``cuda``, for ONNX Runtime; engines run on a GPU always.
+        engine_code: ``allow`` lets version-compatible engines run the code that they bring,
+            in this process.
         threads: Threads inside one call of a model.
         drain_seconds: How long running requests may go on after SIGTERM.
         max_message_mb: Largest request or answer in MiB.
@@ -44,6 +47,7 @@ class ServerSettings:
     state: Path = field(default_factory=default_state_folder)
     unproved: str = "refuse"
     device: str = "cpu"
+    engine_code: str = "refuse"
     threads: int = 1
     drain_seconds: float = 30.0
     max_message_mb: int = MAX_MESSAGE_MB
@@ -59,6 +63,7 @@ class ServerSettings:
             raise InvalidInput(f"drain_seconds is {self.drain_seconds}; wanted 0 to 86400")
         _one_of("unproved", self.unproved, UNPROVED)
         _one_of("device", self.device, DEVICES)
+        _one_of("engine_code", self.engine_code, ENGINE_CODE)
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:

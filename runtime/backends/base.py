@@ -28,12 +28,17 @@ class BackendOptions:
     """How a backend may use the machine.
 
     Attributes:
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu`` or ``cuda``, for ONNX Runtime; TensorRT's engines run on a GPU always.
         threads: Threads inside one call; one is cheapest for small models.
+        newer_library: Whether the artifact was built to run on newer versions of its library
+            too; its manifest says it.
+        engine_code: Whether such an engine may run the code that it brings, in this process.
     """
 
     device: str = "cpu"
     threads: int = 1
+    newer_library: bool = False
+    engine_code: bool = False
 
 
 class Backend(Protocol):

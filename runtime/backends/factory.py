@@ -11,8 +11,10 @@ from runtime.errors import BackendUnavailable, RepositoryError
 
 _LEAVES = {
     "onnxruntime": ("runtime.backends.ort", "OrtBackend", "ONNX Runtime", "cpu"),
+    "tensorrt": ("runtime.backends.trt", "open_tensorrt", "TensorRT", "tensorrt"),
+    "tensorrt_rtx": ("runtime.backends.trt", "open_tensorrt_rtx", "TensorRT-RTX", "tensorrt-rtx"),
 }
-_ALIASES = {"onnxruntime_onnx": "onnxruntime"}
+_ALIASES = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
 
 
 def known_backends() -> tuple[str, ...]:

@@ -74,7 +74,9 @@ def read_header(path: Path) -> PlanHeader:
     except OSError as error:
         raise RepositoryError(f"{path} cannot be read: {error.strerror or error}") from error
     flavour = _BY_MAGIC.get(head[:4])
-    if flavour is None or len(head) < HEADER_BYTES:
+    if flavour is not None and len(head) < HEADER_BYTES:
+        raise RepositoryError(f"{path} has {size} bytes; the engine is cut, build it again")
+    if flavour is None:
         raise RepositoryError(
             f"{path} is no TensorRT engine: it begins with {head[:4]!r}, "
             f"wanted {' or '.join(repr(magic) for magic in _BY_MAGIC)}; build it again"
@@ -87,3 +89,18 @@ def read_header(path: Path) -> PlanHeader:
             "the engine is cut or was changed, build it again"
         )
     return PlanHeader(flavour, (major, minor, patch, build))
+
+
+def check_plan(path: Path, flavour: Flavour) -> PlanHeader:
+    """Read the header of a plan that ``flavour`` is to run.
+
+    Raises:
+        RepositoryError: The file is no sound plan, or one of the other library.
+    """
+    header = read_header(path)
+    if header.flavour != flavour:
+        raise RepositoryError(
+            f"{path} is an engine of {header.flavour.title}, config.pbtxt wants {flavour.title}; "
+            f"write backend: '{header.flavour.name}', or build the engine again"
+        )
+    return header

@@ -13,21 +13,33 @@ from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import open_backend
 from runtime.errors import NotFound, ProofFailed, RepositoryError
 from runtime.layout import CONFIG_FILE, FAILED_FOLDER, version_numbers
+from runtime.loading import backend_of, backend_options
 from runtime.manifest import FILE_NAME, Manifest, read_manifest
 from runtime.model_config import read_config
 from runtime.replay import Replayed, check_artifact, replay_version
+from runtime.settings import DEVICES, ENGINE_CODE
 from runtime.tables import console, judgement_table
-
-_BACKENDS = {"onnx": "onnxruntime"}
-"""What runs a format where no ``config.pbtxt`` says so."""
 
 
 @click.command()
 @click.argument("model", metavar="REPOSITORY/NAME", type=click.Path(path_type=Path))
 @click.option("--version", type=click.IntRange(min=1), help="The highest where none is given.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="cpu",
+    show_default=True,
+    help="For ONNX Runtime; engines run on the GPU.",
+)
+@click.option(
+    "--engine-code",
+    type=click.Choice(ENGINE_CODE),
+    default="refuse",
+    show_default=True,
+    help="Whether a version-compatible engine may run code that it brings.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def parity(model: Path, version: int | None, device: str, as_json: bool) -> None:
+def parity(model: Path, version: int | None, device: str, engine_code: str, as_json: bool) -> None:
     """Run the proof of a version again, on this machine and without torch.
 
     The evidence in the version's folder holds inputs, the float64 truth and the size of
@@ -36,7 +48,8 @@ def parity(model: Path, version: int | None, device: str, as_json: bool) -> None
     """
     folder = find_version(model, version)
     manifest = read_manifest(folder / FILE_NAME)
-    replayed = replay_here(folder, manifest, BackendOptions(device=device))
+    options = BackendOptions(device=device, engine_code=engine_code == "allow")
+    replayed = replay_here(folder, manifest, options)
     if as_json:
         click.echo(json.dumps(_record(manifest, folder, replayed), indent=2))
     else:
@@ -90,7 +103,8 @@ def open_version(folder: Path, manifest: Manifest, options: BackendOptions) -> B
         BackendUnavailable: The library or the device is not here.
     """
     artifact = check_artifact(folder, manifest)
-    return open_backend(_backend_name(folder, manifest), artifact, options)
+    name = _backend_name(folder, manifest)
+    return open_backend(name, artifact, backend_options(options, manifest))
 
 
 def _backend_name(folder: Path, manifest: Manifest) -> str:
@@ -99,7 +113,7 @@ def _backend_name(folder: Path, manifest: Manifest) -> str:
     path = model / CONFIG_FILE
     config = read_config(path) if path.exists() else None
     name = (config.backend or config.platform) if config else ""
-    name = name or _BACKENDS.get(manifest.artifact.format, "")
+    name = name or backend_of(manifest)
     if not name:
         raise RepositoryError(
             f"{path} names no backend and the artifact's format "

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from runtime.server import run_server
-from runtime.settings import DEVICES, MAX_MESSAGE_MB, UNPROVED, ServerSettings
+from runtime.settings import DEVICES, ENGINE_CODE, MAX_MESSAGE_MB, UNPROVED, ServerSettings
 
 _SHOWN: dict[str, Any] = {"show_default": True}
 
@@ -30,7 +30,20 @@ _SHOWN: dict[str, Any] = {"show_default": True}
     help="What to do with a version whose proof is missing or fails here.",
     **_SHOWN,
 )
-@click.option("--device", type=click.Choice(DEVICES), default="cpu", **_SHOWN)
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="cpu",
+    help="For ONNX Runtime; engines run on the GPU.",
+    **_SHOWN,
+)
+@click.option(
+    "--engine-code",
+    type=click.Choice(ENGINE_CODE),
+    default="refuse",
+    help="Whether version-compatible engines may run code that they bring.",
+    **_SHOWN,
+)
 @click.option("--threads", default=1, help="Threads inside one call of a model.", **_SHOWN)
 @click.option("--drain-seconds", default=30.0, help="For running requests after SIGTERM.", **_SHOWN)
 @click.option(

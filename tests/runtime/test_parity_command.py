@@ -100,7 +100,10 @@ def test_a_backend_that_is_not_known_is_one_line(write_toy, repository, twinport
     path.write_text(path.read_text().replace('"onnxruntime"', '"abacus"'))
     ran = twinport("parity", repository / "linear")
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err == "twinport: backend 'abacus' is not known; this release has onnxruntime\n"
+    assert ran.err == (
+        "twinport: backend 'abacus' is not known; "
+        "this release has onnxruntime, tensorrt, tensorrt_rtx\n"
+    )
 
 
 def test_a_changed_artifact_is_not_run(write_toy, repository, twinport):
