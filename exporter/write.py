@@ -18,7 +18,7 @@ from runtime.manifest import Evidence, Manifest, manifest_to_text
 from runtime.model_config import ModelFacts, config_to_write
 
 VIEW_FILE = "view.onnx"
-"""Beside the artifact where it has layers of experts: one node a layer, to look at."""
+"""Looked at in the artifact's place: layers of experts as one node each, or an engine's."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,27 @@ def write_version(
     Raises:
         RepositoryError: The shared configuration is another, or the disk refuses.
     """
-    evidence = golden_to_bytes(golden)
-    (staging / GOLDEN_FILE).write_bytes(evidence)
-    complete = replace(
-        manifest,
-        version=next_version(folder),
-        evidence=Evidence(GOLDEN_FILE, hashlib.sha256(evidence).hexdigest(), golden.samples()),
-    )
+    data = golden_to_bytes(golden)
+    (staging / GOLDEN_FILE).write_bytes(data)
+    evidence = Evidence(GOLDEN_FILE, hashlib.sha256(data).hexdigest(), golden.samples())
+    return publish_version(staging, folder, replace(manifest, evidence=evidence), label_output)
+
+
+def publish_version(
+    staging: Path, folder: Path, manifest: Manifest, label_output: str | None
+) -> Written:
+    """Write the manifest of a staging folder that holds the rest, and rename it into place.
+
+    Args:
+        staging: From ``runtime.layout.staged_folder``.
+        folder: The model's folder in the repository.
+        manifest: Its version is filled in here.
+        label_output: The output that ``labels.txt`` is for.
+
+    Raises:
+        RepositoryError: The shared configuration is another, or the disk refuses.
+    """
+    complete = replace(manifest, version=next_version(folder))
     (staging / MANIFEST_FILE).write_text(manifest_to_text(complete), encoding="utf-8")
     failed = complete.proof is None or complete.proof.verdict == "failed"
     if failed:
@@ -61,18 +75,32 @@ def write_version(
         return Written(publish(staging, folder, complete.version), complete)
 
 
+def check_shared_files(folder: Path, manifest: Manifest, label_output: str | None) -> None:
+    """Refuse a version that does not fit the model's shared files, before it is made.
+
+    Raises:
+        RepositoryError: The configuration or the labels that are there are others.
+    """
+    _shared_texts(folder, manifest, label_output)
+
+
+def _shared_texts(
+    folder: Path, manifest: Manifest, label_output: str | None
+) -> dict[str, str | None]:
+    """What has to be written; none where a file that fits is there."""
+    facts = _facts(folder.name, manifest, label_output)
+    return {
+        LABELS_FILE: _labels_to_write(folder, manifest),
+        CONFIG_FILE: config_to_write(folder / CONFIG_FILE, facts),
+    }
+
+
 @contextmanager
 def _shared_files(folder: Path, manifest: Manifest, label_output: str | None) -> Iterator[None]:
     """``config.pbtxt`` and ``labels.txt`` where they are not there yet; not if the block fails."""
-    texts = {
-        LABELS_FILE: _labels_to_write(folder, manifest),
-        CONFIG_FILE: config_to_write(
-            folder / CONFIG_FILE, _facts(folder.name, manifest, label_output)
-        ),
-    }
     made: list[Path] = []
     try:
-        for name, text in texts.items():
+        for name, text in _shared_texts(folder, manifest, label_output).items():
             if text is not None:
                 made.append(folder / name)
                 write_atomically(folder / name, text)
@@ -84,10 +112,11 @@ def _shared_files(folder: Path, manifest: Manifest, label_output: str | None) ->
 
 
 def _facts(name: str, manifest: Manifest, label_output: str | None) -> ModelFacts:
+    engine = manifest.artifact.engine
     labelled = {label_output: LABELS_FILE} if manifest.labels and label_output else {}
     return ModelFacts(
         name=name,
-        backend="onnxruntime",
+        backend=engine.flavour if engine else "onnxruntime",
         filename=manifest.artifact.file,
         max_batch_size=manifest.max_batch_size,
         inputs=manifest.inputs,

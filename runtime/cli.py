@@ -50,6 +50,9 @@ COMMANDS = {
     "export": Entry(
         "exporter.commands.export:export", "Export a PyTorch model, prove it, write a version."
     ),
+    "engine": Entry(
+        "exporter.commands.engine:engine", "Build a TensorRT engine from a proved version."
+    ),
     "inspect": Entry(
         "exporter.commands.inspect:inspect", "Show what a model or an artifact is made of."
     ),

@@ -112,11 +112,11 @@ def publish(staging: Path, folder: Path, version: int, *, failed: bool = False) 
     return target
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a small file so that readers see the old or the new one, never a part."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
         _flush(draft)
         draft.replace(path)
     finally:

@@ -37,13 +37,14 @@ class EngineLayer:
     """One layer.
 
     Attributes:
-        name: The name of the ONNX node it was parsed from, where there is one.
+        name: TensorRT's, unlike any other in the network.
         kind: TensorRT's word (``CONVOLUTION``).
         inputs: Names of tensors.
         outputs: What it gives.
         module: Path of the torch module in the module tree; empty for the root, none where
-            the layer comes from no node.
+            it is not known. What the parser added goes with the layer that it is for.
         module_class: Of that module.
+        node: The ONNX node that it was parsed from; none where the parser added it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class EngineLayer:
     outputs: tuple[EngineTensor, ...]
     module: str | None = None
     module_class: str | None = None
+    node: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,94 @@
+"""What is shown of an engine: how it was built, for which sizes, of which layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from exporter.engine.layers import EngineLayer, EngineNetwork
+from runtime.backends.plan import FLAVOURS
+from runtime.manifest import EngineRecord, Manifest
+from runtime.tensors import format_shape
+
+MIB = 1024 * 1024
+
+
+def engine_record(manifest: Manifest) -> EngineRecord:
+    """How the manifest's engine was built; ask only where its format is ``engine``."""
+    assert manifest.artifact.engine is not None
+    return manifest.artifact.engine
+
+
+def lines_of_engine(manifest: Manifest, network: EngineNetwork | None) -> list[str]:
+    """What there is to say in lines; ``profile_table`` has the sizes.
+
+    Args:
+        manifest: Of an engine.
+        network: From the file beside it; none where that is missing.
+    """
+    engine = engine_record(manifest)
+    title = f"{FLAVOURS[engine.flavour].title} {engine.version}"
+    lines = [
+        f"{title} engine, {manifest.artifact.precision}, TF32 {'on' if engine.tf32 else 'off'}, "
+        f"optimisation level {engine.optimization_level}{_extras(engine)}",
+        f"built from {engine.onnx} (sha256 {engine.onnx_sha256[:12]}) {_targets(engine)}",
+    ]
+    if network is not None:
+        kinds = Counter(layer.kind for layer in network.layers)
+        words = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        lines.append(f"{len(network.layers)} layers: {words}")
+        placed = [layer for layer in network.layers if layer.module is not None]
+        modules = {layer.module for layer in placed}
+        lines.append(f"{len(placed)} of them from {len(modules)} modules of the source")
+    return lines
+
+
+def profile_table(manifest: Manifest) -> Table:
+    """A row for each profile and input with a free axis."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("profile", justify="right")
+    for heading in ("input", "smallest", "tuned for", "largest"):
+        table.add_column(heading)
+    for number, profile in enumerate(engine_record(manifest).profiles):
+        for item in profile:
+            shapes = (item.smallest, item.optimal, item.largest)
+            table.add_row(str(number), Text(item.input), *(Text(format_shape(s)) for s in shapes))
+    return table
+
+
+def module_table(network: EngineNetwork) -> Table:
+    """A row a torch module, in the order of the network: the layers that come from it."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("module", "class", "layers"):
+        table.add_column(heading)
+    by_module: dict[str | None, list[EngineLayer]] = {}
+    for layer in network.layers:
+        by_module.setdefault(layer.module, []).append(layer)
+    for module, layers in by_module.items():
+        kinds = Counter(layer.kind for layer in layers)
+        words = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        name = "unknown" if module is None else module or "(root)"
+        class_name = (layers[0].module_class or "").rpartition(".")[2]
+        table.add_row(Text(name), Text(class_name), Text(words))
+    return table
+
+
+def _extras(engine: EngineRecord) -> str:
+    parts = []
+    if engine.workspace_bytes is not None:
+        parts.append(f"workspace {engine.workspace_bytes / MIB:g} MiB")
+    if engine.version_compatible:
+        parts.append("version-compatible")
+    return "".join(f", {part}" for part in parts)
+
+
+def _targets(engine: EngineRecord) -> str:
+    here = f"on {engine.built_on}" if engine.built_on else "on a machine without a GPU"
+    if engine.compute_capabilities:
+        return f"{here}, for compute capability {', '.join(engine.compute_capabilities)}"
+    if engine.hardware_compatibility != "none":
+        return f"{here}, for {engine.hardware_compatibility.replace('_', ' ')}"
+    return here
