@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from exporter.engine.after_export import EngineWish, with_engine
 from exporter.experts.suspects import dense_warnings, suspects_of
 from exporter.experts.view import expert_view
 from exporter.graph import (
@@ -24,7 +25,7 @@ from exporter.parity import ProofOptions, Proved, prove
 from exporter.passes.expand_experts import expand_experts
 from exporter.passes.run import Pass, run_passes
 from exporter.passes.strip_provenance import strip_provenance
-from exporter.ranges import range_of
+from exporter.ranges import Range, range_of
 from exporter.real import RealData, real_data
 from exporter.source import Source, SourceRequest, load_source
 from exporter.write import VIEW_FILE, Written, writable, write_version
@@ -52,6 +53,8 @@ class ExportRequest:
         samples: An ``.npz`` of real inputs.
         moe_form: How layers of experts are written, see ``exporter.experts.choose``.
         proof: How the proof is made.
+        engine: The engine to build from the version once it is proved; none where no engine
+            is wanted.
     """
 
     source: SourceRequest
@@ -62,6 +65,7 @@ class ExportRequest:
     samples: Path | None = None
     moe_form: str = "auto"
     proof: ProofOptions = field(default_factory=ProofOptions)
+    engine: EngineWish | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,14 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
         The version's folder and manifest; in ``failed/N`` where the proof failed.
 
     Raises:
-        TwinportError: Nothing was written; the text says why.
+        TwinportError: Nothing was written, or the version and no engine; the text says why.
     """
     writable(request.repository)
     notify(f"loading {request.source.model}")
     source = load_source(request.source)
     folder = request.repository / check_model_name(request.name or source.name)
+    if request.engine is not None:
+        request.engine.check(source.inputs, _sizes(source))
     real = real_data(source, request.data, request.samples)
     notify(f"exporting {source.module_class}, {source.parameters:,} parameters")
     graph = _graph(source, request.opset, passes_for(request, source))
@@ -104,13 +110,20 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
         proved = _prove(source, graph, staging / MODEL_FILE, real, request.proof)
         manifest = _manifest(folder.name, source, graph, proved, request.opset)
         label_output = source.output_names[0] if source.labels else None
-        return write_version(staging, folder, manifest, proved.golden, label_output)
+        written = write_version(staging, folder, manifest, proved.golden, label_output)
+    return with_engine(written, request.engine) if request.engine else written
 
 
 def passes_for(request: ExportRequest, source: Source) -> Sequence[Pass]:
     """The graph changes of an export, in their order."""
-    sizes = {axis: range_of(axis, source.ranges) for axis in free_axes(source.inputs)}
-    return (expand_experts(request.moe_form, sizes), strip_provenance)
+    form = request.moe_form
+    if request.engine is not None and form == "auto":
+        form = "static"  # an engine is built from the very file that was proved
+    return (expand_experts(form, _sizes(source)), strip_provenance)
+
+
+def _sizes(source: Source) -> dict[str, Range]:
+    return {axis: range_of(axis, source.ranges) for axis in free_axes(source.inputs)}
 
 
 def _graph(source: Source, opset: int, passes: Sequence[Pass]) -> _Graph:

@@ -23,10 +23,15 @@ VIEW_FILE = "view.onnx"
 
 @dataclass(frozen=True)
 class Written:
-    """Where a version lies now, and its manifest."""
+    """Where a version lies now, and its manifest.
+
+    Attributes:
+        engine: The engine that was built from it, where one was asked for.
+    """
 
     folder: Path
     manifest: Manifest
+    engine: Written | None = None
 
 
 def write_version(

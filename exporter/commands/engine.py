@@ -116,7 +116,7 @@ def engine(
     with BuildView() as view:
         written = build_engine(EngineRequest(model, version, flavour, name, options), view)
     if as_json:
-        click.echo(json.dumps(engine_record(written), indent=2))
+        click.echo(json.dumps(record_of(written), indent=2))
     else:
         show_engine(written)
     refuse_failed(written)
@@ -171,16 +171,16 @@ def _show_check(checked: Checked) -> None:
     )
 
 
-def engine_record(written: Written) -> dict[str, Any]:
+def record_of(written: Written) -> dict[str, Any]:
     """The manifest and where it lies."""
     return {"folder": str(written.folder), **dataclasses.asdict(written.manifest)}
 
 
 def refuse_failed(written: Written) -> None:
-    """Exit 1 where the engine was run here and is another model.
+    """Exit 1 where what was written is shown to be another model.
 
     Raises:
-        ProofFailed: It is.
+        ProofFailed: Its proof failed.
     """
     proof = written.manifest.proof
     if proof is None or proof.verdict == "failed":

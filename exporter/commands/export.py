@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from exporter.commands.engine import (
+    FlavourType,
+    ProfileType,
+    record_of,
+    refuse_failed,
+    show_engine,
+)
 from exporter.commands.options import FILE, FOLDER, source_options, specs_from_options
 from runtime.cli import run_command
-from runtime.errors import ProofFailed
+from runtime.errors import UsageProblem
 from runtime.tables import console, judgement_table
 
 if TYPE_CHECKING:
+    from exporter.engine.after_export import EngineWish
+    from exporter.engine.profiles import Profile
     from exporter.write import Written
     from runtime.manifest import Proof
 
@@ -40,6 +48,11 @@ MOE_FORMS = ("auto", "sorted", "static", "fused")
               help="An output that may be the same for every input.")  # fmt: skip
 @click.option("--allow-degraded-truth", is_flag=True,
               help="Accept a truth that an operator kept below float64.")  # fmt: skip
+@click.option("--engine", is_flag=True,
+              help="Build a TensorRT engine of the proved version, too.")  # fmt: skip
+@click.option("--flavour", type=FlavourType(), help="Of the engine; see twinport engine.")
+@click.option("--profile", "profiles", multiple=True, type=ProfileType(),
+              help="Sizes of the engine's free axes; see twinport engine.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as one JSON object.")
 def export(
     model: str,
@@ -57,13 +70,17 @@ def export(
     proof_budget: float,
     allow_constant: tuple[str, ...],
     allow_degraded_truth: bool,
+    engine: bool,
+    flavour: str | None,
+    profiles: tuple[Profile, ...],
     as_json: bool,
 ) -> None:
     """Export MODEL to ONNX, prove it against PyTorch, write a version.
 
     MODEL is a built-in model (lenet5), package.module:factory, or path/to/file.py:factory,
     where the factory is called without arguments and returns a torch.nn.Module. Exits 1
-    where the proof fails; the version then lies under failed/ with all its numbers.
+    where the proof fails; the version then lies under failed/ with all its numbers, and no
+    engine is built.
     """
     # torch takes seconds to import; --help does not wait for it.
     from exporter.parity import ProofOptions
@@ -74,18 +91,41 @@ def export(
         model, weights, specs_from_options(inputs), dict(ranges), dict(values)
     )  # fmt: skip
     proof = ProofOptions(seed, proof_budget, frozenset(allow_constant), allow_degraded_truth)
-    request = ExportRequest(source, repository, name, opset, data, samples, moe_form, proof)
+    wish = _engine_wish(engine, flavour, profiles)
+    request = ExportRequest(source, repository, name, opset, data, samples, moe_form, proof, wish)
     written = export_model(request, lambda line: click.echo(line, err=True))
     if as_json:
-        record = {"folder": str(written.folder), **dataclasses.asdict(written.manifest)}
-        click.echo(json.dumps(record, indent=2))
+        click.echo(json.dumps(_record(written), indent=2))
     else:
         show_written(written)
-    made = written.manifest.proof
-    if made is None or made.verdict == "failed":
-        raise ProofFailed(
-            f"the proof of {written.manifest.name} failed: {made.reason if made else 'none made'}"
-        )
+        if written.engine is not None:
+            show_engine(written.engine)
+    refuse_failed(written)
+    if written.engine is not None:
+        refuse_failed(written.engine)
+
+
+def _engine_wish(
+    wanted: bool, flavour: str | None, profiles: tuple[Profile, ...]
+) -> EngineWish | None:
+    """What ``--engine`` and its two options ask for.
+
+    Raises:
+        UsageProblem: The options are there and ``--engine`` is not.
+    """
+    from exporter.engine.after_export import EngineWish
+    from exporter.engine.options import EngineOptions
+
+    if wanted:
+        return EngineWish(flavour, EngineOptions(profiles))
+    if flavour or profiles:
+        raise UsageProblem("--flavour and --profile are of an engine; add --engine")
+    return None
+
+
+def _record(written: Written) -> dict[str, Any]:
+    record = record_of(written)
+    return record if written.engine is None else {**record, "engine": record_of(written.engine)}
 
 
 def show_written(written: Written) -> None:

@@ -17,6 +17,7 @@ _NOISE = re.compile(r"catchCudaError|CUDA driver version is insufficient")
 """Without a driver every other error is followed by one that says so."""
 _ASSERTION = re.compile(r"Assertion failed: .*?(?: && \"|: )(?P<text>\S.*)")
 _API = re.compile(r"Error Code \d+: [\w ]+ \((?P<text>.*)\)\s*$", re.DOTALL)
+_SOURCE = re.compile(r"^\[\S+\.(?:cpp|h):\d+: \w+\]\s*")
 _PLACE = re.compile(r"\.?\s+In \w+ at \S+:\d+")
 _WORD = re.compile(r"[\w.:/-]+")
 _PACKED = "--moe-form static, where it comes from a layer of experts; else make the module's sizes "
@@ -101,5 +102,5 @@ def short_text(text: str) -> str:
         line = found["text"]
     if found := _API.search(line):
         line = found["text"]
-    line = _PLACE.sub("", line).strip(" .\"'")
+    line = _PLACE.sub("", _SOURCE.sub("", line)).strip(" .\"'")
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
