@@ -59,8 +59,7 @@ class TrtBackend:
             loaded = _loaded(library, plan, flavour, options, held)
             self._context = Context(loaded)
             held.callback(self._context.close)
-            # TensorRT-RTX captures its graphs itself.
-            self._graphs = None if captures_itself(library) else Graphs(loaded)
+            self._graphs = Graphs(loaded) if _can_capture(loaded) else None
             if self._graphs is not None:
                 held.callback(self._graphs.close)
             self._loaded: Loaded | None = loaded
@@ -117,7 +116,7 @@ class TrtBackend:
         self._context.prepare(call)
         self._context.queue(call)
         results = _collect(loaded, self._context.shapes, names)
-        if self._graphs is not None:
+        if self._graphs is not None and None not in self._context.shapes.values():
             self._graphs.ran(call)
         return results
 
@@ -192,6 +191,13 @@ def _loaded(
         library, log, found, inputs, outputs, stream, buffers, scratch, allocation,
         (runtime, logger),
     )  # fmt: skip
+
+
+def _can_capture(loaded: Loaded) -> bool:
+    """Whether a run may be recorded: not where the library does that, or reads the host."""
+    bindings = [*loaded.inputs.values(), *loaded.outputs.values()]
+    on_host = any(binding.on_host for binding in bindings)
+    return not on_host and not captures_itself(loaded.library)
 
 
 def _collect(

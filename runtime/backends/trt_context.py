@@ -133,7 +133,9 @@ class Context:
         shapes: dict[str, Shape | None] = {}
         for name in self._loaded.outputs:
             shape = tuple(self._context.get_tensor_shape(name))
-            if min(shape, default=0) >= 0:
+            # After a run the context may tell the size that the data of that run had.
+            unsized = self.shapes.get(name, shape) is None
+            if not unsized and min(shape, default=0) >= 0:
                 shapes[name] = shape
                 self._loaded.buffers.reserve(name, shape)
                 self._place(name)

@@ -45,9 +45,7 @@ class Graphs:
 
     def find(self, call: CallShape) -> Captured | None:
         """The graph for a call, where there is one that holds."""
-        if self._moves != self._loaded.buffers.moves:
-            self.close()
-            self._moves = self._loaded.buffers.moves
+        self._drop_moved()
         if call in self._kept:
             self._kept.move_to_end(call)
         return self._kept.get(call)
@@ -58,8 +56,9 @@ class Graphs:
         Only what comes again is worth it. What cannot be captured is said once, and goes on
         without.
         """
-        if self._off or self._moves != self._loaded.buffers.moves:
+        if self._off:
             return
+        self._drop_moved()
         again = call in self._kept
         self._keep(call, None)
         if again:
@@ -70,15 +69,18 @@ class Graphs:
                 self.close()
                 logger.warning("goes on without CUDA graphs: %s", error)
 
-    def _capture(self, call: CallShape) -> Captured | None:
+    def _drop_moved(self) -> None:
+        """Where an address changed, no graph holds any more."""
+        if self._moves != self._loaded.buffers.moves:
+            self.close()
+            self._moves = self._loaded.buffers.moves
+
+    def _capture(self, call: CallShape) -> Captured:
         """Run once in a new context, so that nothing is put off any more, then capture."""
-        stream, moves = self._loaded.stream, self._loaded.buffers.moves
+        stream = self._loaded.stream
         context = Context(self._loaded)
         try:
             context.prepare(call)
-            if None in context.shapes.values() or moves != self._loaded.buffers.moves:
-                context.close()
-                return None
             context.queue(call)
             stream.synchronize()
             return Captured(context, stream.capture(lambda: context.queue(call)))

@@ -42,18 +42,18 @@ class Buffer:
         assert memory is not None, "room is made before the address is asked for"
         return memory.address
 
-    def reserve(self, shape: Shape, *, on_device: bool = True) -> bool:
-        """Make room for a tensor of ``shape``; says whether the address changed."""
-        size = self._bytes(shape)
-        if self._host is not None and self._host.size >= size:
-            return False
+    def holds(self, shape: Shape) -> bool:
+        """Whether there is room for a tensor of ``shape``."""
+        return self._host is not None and self._host.size >= self._bytes(shape)
+
+    def grow(self, shape: Shape, *, on_device: bool) -> None:
+        """Make room for a tensor of ``shape``; there is none where this fails."""
         self.close()
         # The next power of two, so that growing row by row does not move it each time.
-        room = max(_SMALLEST, 1 << (size - 1).bit_length())
-        self._host = PinnedMemory(room)
+        room = max(_SMALLEST, 1 << (self._bytes(shape) - 1).bit_length())
         if on_device and not self._binding.on_host:
             self._device = DeviceMemory(room)
-        return True
+        self._host = PinnedMemory(room)
 
     def fill(self, array: Array) -> None:
         """Write the host's side; the device gets it with ``to_device``."""
@@ -100,7 +100,11 @@ class Buffers:
 
     def reserve(self, name: str, shape: Shape, *, on_device: bool = True) -> None:
         """Make room for one tensor; on the host alone where its device memory is another's."""
-        self.moves += self._buffers[name].reserve(shape, on_device=on_device)
+        buffer = self._buffers[name]
+        if not buffer.holds(shape):
+            # What is there goes first; who keeps addresses has to know though the rest fails.
+            self.moves += 1
+            buffer.grow(shape, on_device=on_device)
 
     def close(self) -> None:
         """Give everything back."""
