@@ -121,22 +121,16 @@ def _examples(golden: Golden, manifest: Manifest, here: Here, kind: str) -> Iter
         answers = here.answers[index] if here.answers else None
         for rows in _samples(case, golden.batchable):
             place += 1
-            inputs = {name: array[rows] for name, array in arrays.items()}
-            given = None if answers is None else {n: a[rows] for n, a in answers.items()}
-            truth = {name: _rows_of(kept, rows) for name, kept in case.truth.items()}
-            stable = case.stable is None or all(case.stable[rows])
+            inputs = {name: array[rows or ...] for name, array in arrays.items()}
+            given = None if answers is None else {n: a[rows or ...] for n, a in answers.items()}
+            truth = {n: kept.rows(rows) if rows else kept for n, kept in case.truth.items()}
+            stable = case.stable is None or all(case.stable[rows] if rows else case.stable)
             yield _example(place, inputs, truth, given, manifest, stable)
 
 
-def _samples(case: Case, batchable: bool) -> Sequence[slice]:
+def _samples(case: Case, batchable: bool) -> Sequence[slice | None]:
     """Row by row where rows are samples, else the whole call."""
-    if not batchable:
-        return (slice(None),)
-    return tuple(slice(row, row + 1) for row in range(case.rows()))
-
-
-def _rows_of(kept: Kept, rows: slice) -> Kept:
-    return kept if rows == slice(None) else kept.rows(rows)
+    return [slice(row, row + 1) for row in range(case.rows())] if batchable else [None]
 
 
 def _example(

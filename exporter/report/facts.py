@@ -56,7 +56,7 @@ class Facts:
         troubles: What is wrong with the files, one line each.
         structure: None where no ONNX file can be read.
         plots: Of each proof, in the manifest's order.
-        again: Plots of the replay of this page.
+        again: Plots of the replay of this page, where they differ from the proof's.
         examples: None where there is no evidence.
         loads: Empty without layers of experts; each with its heat map.
         engine: None where the artifact is no engine.
@@ -111,11 +111,20 @@ def gather_facts(
             for index, proof in enumerate(manifest.proofs)
         ),
         here=here,
-        again=error_plots(here.replayed.judgements, "again") if here.replayed else (),
+        again=_plots_again(manifest, here),
         examples=None if golden is None else examples_from(golden, manifest, here),
         loads=tuple((load, load_plot(load, f"load{i}")) for i, load in enumerate(loads)),
         engine=engine,
     )
+
+
+def _plots_again(manifest: Manifest, here: Here) -> tuple[Markup, ...]:
+    """Of the replay here; those of a proof that it confirms would be the same twice."""
+    proof, replayed = manifest.proof, here.replayed
+    confirmed = proof is not None and proof.judgements and replayed is not None
+    if replayed is None or (confirmed and replayed.verdict == "passed"):
+        return ()
+    return error_plots(replayed.judgements, "again")
 
 
 def drawn_by_netron(file: Path) -> str:
@@ -152,16 +161,14 @@ def _golden(folder: Path, manifest: Manifest) -> Golden | None:
 
 def _picture(folder: Path, manifest: Manifest, drawing: Draw) -> Picture:
     artifact = folder / Path(manifest.artifact.file).name
-    file = graph_to_look_at(artifact)
-    view = file != artifact
-    if manifest.artifact.format != "onnx" and not view:
-        return Picture(None, view, f"no graph was kept beside {artifact.name}; build it again")
-    if not file.is_file():
-        return Picture(None, view, f"{file.name} is not there")
+    if not artifact.is_file():
+        return Picture(None, False, f"{artifact.name} is not there")
     try:
-        return Picture(inlined_svg(drawing(file), GRAPH, "The graph as Netron draws it"), view, "")
+        file = graph_to_look_at(artifact)
+        svg = inlined_svg(drawing(file), GRAPH, "The graph as Netron draws it")
     except TwinportError as error:
-        return Picture(None, view, without_folders(str(error)))
+        return Picture(None, False, without_folders(str(error)))
+    return Picture(svg, file != artifact, "")
 
 
 def _structure(folder: Path, manifest: Manifest, engine: EngineFacts | None) -> Structure | None:
