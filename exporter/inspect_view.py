@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from exporter.source import Source
     from exporter.summary import ArtifactSummary
     from runtime.manifest import Manifest
+
+
+SHOWN = 12
+"""Names in one line; the picture has them all."""
 
 
 def print_artifact(summary: ArtifactSummary) -> None:
@@ -84,3 +90,14 @@ def module_record(source: Source, layers: tuple[Layer, ...]) -> dict[str, Any]:
         "parameters": source.parameters,
         "layers": [dataclasses.asdict(layer) for layer in layers],
     }
+
+
+def print_gradients(picture: Path, marks: Mapping[str, str]) -> None:
+    """Where the autograd graph is, and what receives no gradient in it."""
+    names = [
+        name if name.startswith(f"{mark} ") else f"{name} ({mark})" for name, mark in marks.items()
+    ]
+    more = [f"{len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    out = console()
+    out.print(f"autograd graph: {picture}", markup=False, soft_wrap=True)
+    out.print(f"no gradient for {', '.join(names[:SHOWN] + more) or 'nothing'}", markup=False)

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from exporter.graph import specs_from_values
 from exporter.write import VIEW_FILE
+from runtime.backends.plan import FLAVOURS
 from runtime.errors import InvalidInput, NotFound
 from runtime.layout import FAILED_FOLDER, version_numbers
 from runtime.manifest import FILE_NAME as MANIFEST_FILE
@@ -89,9 +90,26 @@ def artifact_file(path: Path) -> Path:
 
 
 def graph_to_look_at(artifact: Path) -> Path:
-    """The view beside an artifact, where layers of experts have one, else the artifact."""
+    """What Netron is to show: the view beside an artifact that has one, else the artifact.
+
+    Raises:
+        NotFound: The artifact is an engine, which Netron cannot read, and has no view.
+    """
     view = artifact.with_name(VIEW_FILE)
-    return view if view.is_file() else artifact
+    if view.is_file():
+        return view
+    if _is_engine(artifact):
+        raise NotFound(
+            f"{artifact} is an engine without {VIEW_FILE} beside it, so there is no graph to "
+            "draw; build it again"
+        )
+    return artifact
+
+
+def _is_engine(file: Path) -> bool:
+    magics = {flavour.magic for flavour in FLAVOURS.values()}
+    with file.open("rb") as opened:
+        return opened.read(4) in magics
 
 
 def _version_folder(path: Path) -> Path:

@@ -1,77 +1,165 @@
-"""``twinport inspect``: what a model or an artifact is made of."""
+"""``twinport inspect``: what a model or an artifact is made of, in words and in pictures."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import threading
+import webbrowser
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
-from exporter.commands.options import source_options, specs_from_options
-from exporter.inspect_view import module_record, print_artifact, print_module
+from exporter.commands.options import FILE, source_options, specs_from_options
+from exporter.inspect_view import module_record, print_artifact, print_gradients, print_module
 from runtime.errors import UsageProblem
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What is asked for beside the text.
+
+    Raises:
+        UsageProblem: A picture's suffix contradicts its option.
+    """
+
+    svg: Path | None
+    png: Path | None
+    browse: bool
+    netron: bool
+    port: int
+    autograd: Path | None
+
+    def __post_init__(self) -> None:
+        for suffix, picture in ((".svg", self.svg), (".png", self.png)):
+            if picture is not None and picture.suffix.lower() != suffix:
+                raise UsageProblem(
+                    f"--{suffix[1:]} writes '{picture}' in a format that its suffix is not; "
+                    f"wanted FILE{suffix}"
+                )
+
+    @property
+    def pictures(self) -> list[Path]:
+        """Those that Netron draws."""
+        return [picture for picture in (self.svg, self.png) if picture is not None]
+
+    @property
+    def of_graph(self) -> list[str]:
+        """The options given that show a file."""
+        given = {"svg": self.svg, "png": self.png, "browse": self.browse, "netron": self.netron}
+        return [f"--{name}" for name, value in given.items() if value]
 
 
 @click.command()
 @source_options
-@click.option("--netron", is_flag=True, help="Serve the graph with Netron until Ctrl-C.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of Netron.  [default: any]")
+@click.option("--svg", type=FILE, metavar="FILE.svg", help="Draw the graph, by Netron.")
+@click.option("--png", type=FILE, metavar="FILE.png", help="The same as pixels.")
+@click.option("--browse", is_flag=True, help="Open the graph in your browser, until Ctrl-C.")
+@click.option("--netron", is_flag=True, help="Only serve it for a browser, until Ctrl-C.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of both.  [default: any]")
+@click.option(
+    "--autograd",
+    type=FILE,
+    metavar="FILE",
+    help="Draw a module's autograd graph, what gets no gradient marked; .svg, .png or .pdf.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect(
     model: str,
-    weights: Path | None,
-    inputs: tuple[str, ...],
-    ranges: tuple[tuple[str, tuple[int, int]], ...],
-    values: tuple[tuple[str, tuple[float, float]], ...],
+    svg: Path | None,
+    png: Path | None,
+    browse: bool,
     netron: bool,
     port: int,
+    autograd: Path | None,
     as_json: bool,
+    **source: Any,
 ) -> None:
     """Show what MODEL is made of.
 
     MODEL is a path (an .onnx file, REPOSITORY/NAME or one of its versions), or a module as
     `twinport export` takes it (lenet5, package.module:factory, file.py:factory), which is
-    shown layer by layer.
+    shown layer by layer. A path's graph is drawn with --svg and --png, a module's with
+    --autograd.
     """
+    looks = Looks(svg, png, browse, netron, port, autograd)
     path = Path(model)
     if ":" not in model and (path.exists() or path.suffix or len(path.parts) > 1):
-        _show_artifact(Path(model), netron, port, as_json)
+        if autograd is not None:
+            raise UsageProblem(
+                f"--autograd draws a module and '{model}' is a path; give lenet5, or your own "
+                "package.module:factory"
+            )
+        _show_artifact(path, looks, as_json)
         return
-    if netron:
-        raise UsageProblem(f"--netron shows a file and '{model}' is none; export it first")
-    from exporter.module_summary import layers_of
-    from exporter.source import SourceRequest, load_source
-
-    request = SourceRequest(model, weights, specs_from_options(inputs), dict(ranges), dict(values))
-    source = load_source(request)
-    layers = layers_of(source)
-    if as_json:
-        click.echo(json.dumps(module_record(source, layers), indent=2))
-    else:
-        print_module(source, layers)
+    if looks.of_graph:
+        raise UsageProblem(
+            f"{looks.of_graph[0]} shows a file and '{model}' is none; export it first"
+        )
+    _show_module(model, source, autograd, as_json)
 
 
-def _show_artifact(path: Path, netron: bool, port: int, as_json: bool) -> None:
+def _show_artifact(path: Path, looks: Looks, as_json: bool) -> None:
     from exporter.summary import graph_to_look_at, summary_from_path
 
     summary = summary_from_path(path)
+    graph = graph_to_look_at(summary.file) if looks.of_graph else summary.file
+    if looks.pictures:
+        from exporter.look.netron_picture import draw
+
+        draw(graph, looks.pictures)
     if as_json:
         record = dataclasses.asdict(summary) | {"file": str(summary.file)}
-        click.echo(json.dumps(record, indent=2))
+        click.echo(json.dumps(record | _drawn(looks.pictures), indent=2))
     else:
         print_artifact(summary)
-    if netron:
-        _serve_netron(graph_to_look_at(summary.file), port)
+        for picture in looks.pictures:
+            click.echo(f"picture of {graph.name}: {picture}")
+    if looks.browse or looks.netron:
+        _serve_netron(graph, looks, as_json)
 
 
-def _serve_netron(file: Path, port: int) -> None:
+def _drawn(pictures: list[Path]) -> dict[str, Any]:
+    return {"pictures": [str(picture) for picture in pictures]} if pictures else {}
+
+
+def _serve_netron(file: Path, looks: Looks, as_json: bool) -> None:
     from exporter.look.netron_page import netron_on
 
-    with netron_on(file, port) as address:
-        click.echo(f"Netron shows {file.name} at {address} (Ctrl-C stops it)")
+    with netron_on(file, looks.port) as address:
         try:
+            # What is printed as JSON stays one object.
+            click.echo(f"Netron shows {file.name} at {address} (Ctrl-C stops it)", err=as_json)
+            if looks.browse and not webbrowser.open(address):
+                click.echo("no browser could be opened; open the address in one", err=True)
             threading.Event().wait()
         except KeyboardInterrupt:
-            click.echo("stopped")
+            click.echo("stopped", err=as_json)
+
+
+def _show_module(model: str, given: dict[str, Any], picture: Path | None, as_json: bool) -> None:
+    from exporter.module_summary import layers_of
+    from exporter.source import SourceRequest, load_source
+
+    request = SourceRequest(
+        model, given["weights"], specs_from_options(given["inputs"]), dict(given["ranges"]),
+        dict(given["values"]),
+    )  # fmt: skip
+    source = load_source(request)
+    layers = layers_of(source)
+    marks = None
+    if picture is not None:
+        from exporter.look.gradients import draw_gradients
+
+        marks = draw_gradients(source, picture)
+    if as_json:
+        record = module_record(source, layers)
+        if marks is not None:
+            record["autograd"] = {"picture": str(picture), "no_gradient": marks}
+        click.echo(json.dumps(record, indent=2))
+        return
+    print_module(source, layers)
+    if marks is not None and picture is not None:
+        print_gradients(picture, marks)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from runtime.errors import BackendUnavailable, ExportError
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Request, Route
+    from playwright.sync_api import Page, Route
 
 CHROMIUM = "TWINPORT_CHROMIUM"
 """Names the program in place of those on the path."""
@@ -24,6 +25,8 @@ QUIET = (
     "--disable-gpu",
     "--disable-quic",
     "--disable-sync",
+    # Nor does it so much as look for anybody else, which it may do before it asks.
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
     "--no-first-run",
 )
 TIMEOUT_S = 120
@@ -49,13 +52,13 @@ def chromium() -> Path:
 
 
 @contextmanager
-def browser_page(origin: str, requests: list[str] | None = None) -> Iterator[Page]:
+def browser_page(origin: str, watch: Callable[[Page], None] | None = None) -> Iterator[Page]:
     """An empty page in a browser with a profile of its own, both gone when the block ends.
 
     Args:
         origin: What the page may load from, ``http://127.0.0.1:8080`` or ``file://``; every
             other request is aborted.
-        requests: Every address that the page asks for is added here.
+        watch: Called with the page while it is empty, to listen to what will happen on it.
 
     Raises:
         BackendUnavailable: Playwright or Chromium is missing, or it does not start.
@@ -74,14 +77,12 @@ def browser_page(origin: str, requests: list[str] | None = None) -> Iterator[Pag
         else:
             route.abort()
 
-    def note(request: Request) -> None:
-        if requests is not None:
-            requests.append(request.url)
-
     # What a browser that was killed leaves behind goes with this folder. Ctrl-C is for this
     # process, which closes the browser in order; the driver would kill it.
     with (
-        tempfile.TemporaryDirectory(prefix="twinport-look-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(
+            prefix="twinport-look-", dir=folder_for_sockets(), ignore_cleanup_errors=True
+        ) as folder,
         sync_playwright() as playwright,
     ):
         try:
@@ -95,16 +96,32 @@ def browser_page(origin: str, requests: list[str] | None = None) -> Iterator[Pag
                 viewport={"width": 1200, "height": 900},
             )
         except Error as error:
-            raise BackendUnavailable(f"{program} does not start: {_first_line(error)}") from error
+            raise BackendUnavailable(
+                f"{program} does not start: {_cause(error)}; set {CHROMIUM} to a Chromium that does"
+            ) from error
         try:
             context.set_default_timeout(TIMEOUT_S * 1000)
             context.route("**/*", decide)
-            context.on("request", note)
-            yield context.pages[0]
+            page = context.pages[0]
+            if watch is not None:
+                watch(page)
+            yield page
         except Error as error:
             raise ExportError(f"the page cannot be drawn: {_first_line(error)}") from error
         finally:
             context.close()
+
+
+def folder_for_sockets() -> str:
+    """Where the profile goes: Chromium makes a socket there, whose path may have 107 letters."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= 40 else "/tmp"
+
+
+def _cause(error: Exception) -> str:
+    """What Chromium said last, else what Playwright says of it."""
+    fatal = re.search(r"\bFATAL:[^\]]*\] (.+)", str(error))
+    return fatal[1] if fatal else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -32,19 +32,19 @@ def netron_on(file: Path, port: int = 0) -> Iterator[str]:
     # By its path and without the current folder on Python's own, where anything may lie; in a
     # session of its own, since Ctrl-C is for whoever started it.
     command = [sys.executable, "-P", netron_server.__file__, netron, str(file.absolute())]
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [*command, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
-    ) as process:  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            address = process.stdout.readline().strip()
-            if not address:
-                raise ExportError(_why_not(process, file, port))
-            yield address
-        finally:
-            process.stdin.close()  # it ends by this
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        address = process.stdout.readline().strip()
+        if not address:
+            raise ExportError(_why_not(process, file, port))
+        yield address
+    finally:
+        process.kill()  # it holds nothing that it would have to put away
+        process.communicate()
 
 
 def _why_not(process: subprocess.Popen[str], file: Path, port: int) -> str:

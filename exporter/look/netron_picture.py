@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.look.browser import browser_page
+from exporter.look.browser import browser_page, chromium
 from exporter.look.files import check_picture, whole_file
 from exporter.look.netron_page import netron_on
 from runtime.errors import ExportError
@@ -41,18 +42,19 @@ def draw(graph: Path, pictures: Sequence[Path]) -> None:
 
 
 @contextmanager
-def netron_page(graph: Path, requests: list[str] | None = None) -> Iterator[Page]:
+def netron_page(graph: Path, watch: Callable[[Page], None] | None = None) -> Iterator[Page]:
     """Netron's page with the graph drawn.
 
     Args:
         graph: An ONNX file.
-        requests: Every address that the page asks for is added here.
+        watch: Called with the page while it is empty.
 
     Raises:
         BackendUnavailable: Playwright or Chromium is missing.
         ExportError: Netron cannot draw it.
     """
-    with netron_on(graph) as address, browser_page(address, requests) as page:
+    chromium()  # before anything starts
+    with netron_on(graph) as address, browser_page(address, watch) as page:
         page.goto(f"{address}/")
         page.locator(f"{DRAWN}, {COMPLAINT}").first.wait_for(state="attached")
         complaint = page.locator(COMPLAINT)
@@ -72,4 +74,4 @@ def save_picture(page: Page, picture: Path) -> None:
     with page.expect_download() as waiting:
         page.keyboard.press(KEYS[picture.suffix.lower()])
     with whole_file(picture) as draft:
-        waiting.value.save_as(draft)
+        shutil.copyfile(waiting.value.path(), draft)

@@ -129,7 +129,6 @@ def main(netron: str, file: str, port: str) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://{HOST}:{server.server_port}", flush=True)  # noqa: T201 - read by who started it
     sys.stdin.buffer.read()
-    server.shutdown()
 
 
 if __name__ == "__main__":

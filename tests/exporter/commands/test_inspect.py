@@ -8,7 +8,9 @@ import shutil
 
 import pytest
 
+from exporter.summary import graph_to_look_at
 from runtime.cli import main
+from runtime.errors import NotFound
 
 
 @pytest.fixture
@@ -85,6 +87,11 @@ def test_a_module_is_shown_layer_by_layer(run):
         (("some/where",), 1, "does not exist; give an .onnx file or REPOSITORY/NAME"),
         (("lenet6",), 1, "model 'lenet6' is not built in"),
         (("lenet5", "--netron"), 2, "--netron shows a file and 'lenet5' is none"),
+        (("lenet5", "--png", "net.png"), 2, "--png shows a file and 'lenet5' is none"),
+        (("lenet5", "--svg", "net.png"), 2, "--svg writes 'net.png' in a format that its suffix"),
+        (("bad.onnx", "--autograd", "net.svg"), 2, "--autograd draws a module and 'bad.onnx' is"),
+        (("bad.onnx", "--svg", "net.svg"), 1, "bad.onnx is not an ONNX model"),
+        (("lenet5", "--autograd", "net.gif"), 1, "another suffix; wanted a picture's, .png or"),
         ((), 2, "MODEL"),
     ],
 )
@@ -96,3 +103,41 @@ def test_wrong_words_are_refused(run, tmp_path, monkeypatch, words, code, text):
     assert text in err
     if code == 1:
         assert len(err.splitlines()) == 1
+    assert [item.name for item in tmp_path.iterdir()] == ["bad.onnx"]
+
+
+def test_netron_serves_and_opens_nothing(run, linear, monkeypatch):
+    class Interrupted:
+        def wait(self):
+            raise KeyboardInterrupt
+
+    opened = []
+    monkeypatch.setattr("exporter.commands.inspect.threading.Event", Interrupted)
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address))
+    code, out, err = run("inspect", linear.folder, "--netron", "--json")
+    assert code == 0
+    json.loads(out)
+    assert err.startswith("Netron shows model.onnx at http://127.0.0.1:")
+    assert opened == []
+    assert "no browser could be opened" in run("inspect", linear.folder, "--browse")[2]
+    assert len(opened) == 1
+
+
+def test_a_file_without_a_graph_to_draw_is_said_before_a_browser_is_looked_for(linear, tmp_path):
+    engine = tmp_path / "model.engine"
+    engine.write_bytes(b"ftrt" + bytes(24))
+    with pytest.raises(NotFound, match=r"model.engine is an engine without view.onnx beside it"):
+        graph_to_look_at(engine)
+    shutil.copy(linear.folder / "model.onnx", tmp_path / "view.onnx")
+    assert graph_to_look_at(engine) == tmp_path / "view.onnx"
+    assert graph_to_look_at(linear.folder / "model.onnx") == linear.folder / "model.onnx"
+
+
+@pytest.mark.needs_tool("dot", "apt-get install graphviz")
+def test_the_autograd_graph_of_a_module_is_drawn_and_what_gets_no_gradient_named(run, tmp_path):
+    code, out, _ = run("inspect", "lenet5", "--autograd", tmp_path / "net.pdf")
+    assert code == 0
+    assert out.endswith(f"autograd graph: {tmp_path / 'net.pdf'}\nno gradient for input image\n")
+    assert (tmp_path / "net.pdf").read_bytes().startswith(b"%PDF")
+    record = json.loads(run("inspect", "lenet5", "--autograd", tmp_path / "n.svg", "--json")[1])
+    assert record["autograd"]["no_gradient"] == {"input image": "input"}
