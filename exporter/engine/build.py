@@ -60,7 +60,7 @@ def engine_from_onnx(
     _check_shape_inputs(parsed.network)
     network = network_from_parsed(parsed.network, origins)
     check_ends(network, manifest.inputs, manifest.outputs)
-    config = _configured(session, options)
+    config = configured(session, options)
     _add_profiles(session, config, profiles, origins)
 
     def build(cancel: threading.Event) -> bytes:
@@ -91,7 +91,13 @@ def _check_shape_inputs(network: trt.INetworkDefinition) -> None:
             )
 
 
-def _configured(session: Session, options: EngineOptions) -> trt.IBuilderConfig:
+def configured(session: Session, options: EngineOptions) -> trt.IBuilderConfig:
+    """A configuration of the builder as the options want it.
+
+    Raises:
+        ExportError: The library does not follow one of them.
+        InvalidInput: The timing cache is not one of this library and GPU.
+    """
     library = session.library
     if TYPE_CHECKING:
         import tensorrt as trt
