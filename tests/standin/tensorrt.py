@@ -185,8 +185,7 @@ def _parts(plan: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 class IRuntimeConfig:
-    def __init__(self) -> None:
-        self._strategy = ExecutionContextAllocationStrategy.STATIC
+    _strategy = ExecutionContextAllocationStrategy.STATIC
 
     def get_execution_context_allocation_strategy(self) -> ExecutionContextAllocationStrategy:
         return self._strategy
