@@ -12,7 +12,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # The signatures of the real TensorRT; made where gcc and binutils are.
 STUBS := build/stubs/tensorrt/__init__.pyi
 
-.PHONY: demo test test-slow stubs lint format bench protos clean
+.PHONY: demo test test-slow parity stubs lint format bench protos clean
 
 demo: $(VENV)/.installed-demo-$(BACKEND)
 	$(BIN)/twinport demo
@@ -34,6 +34,10 @@ lint: $(VENV)/.installed-lint-$(BACKEND) $(STUBS)
 format: $(VENV)/.installed-lint-$(BACKEND)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# Every backend beside PyTorch in float64, on all test images; lists what cannot run here.
+parity: $(VENV)/.installed-test-$(BACKEND)
+	$(BIN)/python benchmarks/parity_matrix.py
 
 bench: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python benchmarks/tolerance.py --check

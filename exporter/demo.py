@@ -61,8 +61,13 @@ class Answers:
 
 
 @contextmanager
-def serving(repository: Path) -> Iterator[str]:
+def serving(repository: Path, *options: str, until: str = LISTENING) -> Iterator[str]:
     """``twinport serve`` on a free port, until the block ends; gives its address.
+
+    Args:
+        repository: What is served.
+        options: More of the command's.
+        until: What a line of the server holds when the block may begin.
 
     Raises:
         Unavailable: The server ended before it listened; the text is its last line.
@@ -70,19 +75,22 @@ def serving(repository: Path) -> Iterator[str]:
     with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as state:
         command = [sys.executable, "-m", "runtime", str(repository), "--port", "0"]
         with subprocess.Popen(
-            [*command, "--state", state], stdout=subprocess.PIPE, stderr=log, text=True
+            [*command, "--state", state, *options], stdout=subprocess.PIPE, stderr=log, text=True
         ) as process:
             try:
-                yield _address(process, log)
+                yield _address(process, log, until)
             finally:
                 _stop(process)
 
 
-def _address(process: subprocess.Popen[str], log: IO[str]) -> str:
+def _address(process: subprocess.Popen[str], log: IO[str], until: str) -> str:
     assert process.stdout is not None
+    address = ""
     for line in process.stdout:
         if LISTENING in line:
-            return line.split(LISTENING)[1].strip()
+            address = line.split(LISTENING)[1].strip()
+        if until in line:
+            return address
     log.seek(0)
     said = log.read().strip().splitlines() or ["it said nothing"]
     raise Unavailable(f"the server did not start: {said[-1]}")

@@ -38,17 +38,32 @@ def check_labels(trio: Trio, real: RealData, scale: Scale, batch: int | None) ->
     size = batch or _rows_of_a_call(real.inputs)
     truth = _run(lambda rows: trio.label_truth(rows)[output], inputs, _TRUTH_ROWS)[:count]
     given = _run(lambda rows: trio.artifact_answers(rows)[output], inputs, size)[:count]
+    return compare_labels(real.name, real.labels, truth, given, scale)
+
+
+def compare_labels(
+    dataset: str, labels: Array, truth: Array, given: Array, scale: Scale
+) -> LabelCheck:
+    """Compare the classes that two outputs name.
+
+    Args:
+        dataset: For people.
+        labels: ``[rows]`` the right classes.
+        truth: ``[rows, classes]`` in float64.
+        given: ``[rows, classes]`` of the artifact.
+        scale: The yardstick of the output.
+    """
     classes, named = truth.argmax(-1), given.argmax(-1)
     differing = classes != named
     chosen = np.take_along_axis(truth, named[:, np.newaxis], axis=-1)[:, 0]
     near = truth.max(axis=-1) - chosen <= 2 * MAX_LIMIT * scale.maximum
     return LabelCheck(
-        dataset=real.name,
-        samples=count,
+        dataset=dataset,
+        samples=len(labels),
         agreeing=int((~differing).sum()),
         excused=int((differing & near).sum()),
-        artifact_accuracy=float((named == real.labels).mean()),
-        torch_accuracy=float((classes == real.labels).mean()),
+        artifact_accuracy=float((named == labels).mean()),
+        torch_accuracy=float((classes == labels).mean()),
         verdict="failed" if bool((differing & ~near).any()) else "passed",
     )
 

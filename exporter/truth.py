@@ -142,12 +142,21 @@ class Truth:
         return _arrays(result, self._trace, inputs)
 
 
-def torch_float32(module: torch.nn.Module) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
-    """PyTorch's own answers in float32, whose distance from the truth is the yardstick."""
+def torch_float32(
+    module: torch.nn.Module, device: str = "cpu"
+) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """PyTorch's own answers in float32, whose distance from the truth is the yardstick.
+
+    Args:
+        module: On ``device`` already.
+        device: As torch names it.
+    """
     trace = RoutingTrace(find_layers(module))
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in inputs.items()}
+        tensors = {
+            name: torch.from_numpy(np.array(array)).to(device) for name, array in inputs.items()
+        }
         with torch.no_grad(), trace.on():
             result = module(**tensors)
         return _arrays(result, trace, inputs)

@@ -187,7 +187,7 @@ class RoutingTrace:
             _summed(self._loads[layer.path], rows, layer.spec.experts)
             for layer in self._found.layers
         ]
-        return torch.stack(per_layer, dim=1).to(torch.int32).numpy()
+        return torch.stack(per_layer, dim=1).to(torch.int32).cpu().numpy()
 
     def margin(self, rows: int) -> Array:
         """``[rows]`` least gap over the layer's largest value, over all layers and tokens."""
@@ -195,8 +195,8 @@ class RoutingTrace:
         for layer in self._found.layers:
             gaps = self._gaps[layer.path]
             if gaps.gap.numel():
-                gap = gaps.gap.reshape(rows, -1).amin(1).double()
-                size = gaps.size.reshape(rows, -1).amax(1).double()
+                gap = gaps.gap.reshape(rows, -1).amin(1).double().cpu()
+                size = gaps.size.reshape(rows, -1).amax(1).double().cpu()
                 clear = torch.where(size > 0, gap / size, torch.where(gap > 0, torch.inf, 0.0))
                 margin = torch.minimum(margin, clear)
         return margin.numpy()
