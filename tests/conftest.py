@@ -27,6 +27,10 @@ from runtime.model_config import ModelFacts, config_to_write
 from runtime.proof import ErrorPool
 from runtime.tensors import TensorSpec
 
+# Before torch is imported, and for every program that a test starts: threads that wait for
+# each other in tiny operators cost more than they compute, several times so on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REQUIRE_TOOLS = "TWINPORT_REQUIRE_TOOLS"
 """Set where every tool of the system must be there, so that no test is skipped for one."""
 
