@@ -91,8 +91,9 @@ def test_nodes_without_names_of_their_own_get_some(graphs):
 
 
 def test_an_input_that_no_engine_takes_leaves_all_nodes_unknown(graphs, capfd):
-    path = graphs.write(helper.make_node("Identity", ["x"], ["y"], name="same"),
-                        x=(TensorProto.STRING, ["b"]), outputs={"y": (TensorProto.STRING, ["b"])})  # fmt: skip
+    text = (TensorProto.STRING, ["b"])
+    same = helper.make_node("Identity", ["x"], ["y"], name="same")
+    path = graphs.write(same, x=text, outputs={"y": text})
     checked = check_model(path, flavour="tensorrt_rtx")
     assert verdicts(checked) == {"same": "unknown"}
     assert "data" in checked.nodes[0].reason or "type" in checked.nodes[0].reason

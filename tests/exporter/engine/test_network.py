@@ -31,13 +31,15 @@ def test_every_module_of_lenet_has_its_layers(lenet, lenet_network):
     assert set(by_module) == {origin.module for origin in lenet.manifest.module_map.values()}
     assert by_module["conv1"] == ["CONVOLUTION"]
     assert by_module["pool2"] == ["POOLING"]
-    assert sorted(by_module["fc3"]) == ["CONSTANT", "CONSTANT", "ELEMENTWISE", "MATRIX_MULTIPLY", "SHUFFLE"]  # fmt: skip
+    assert sorted(by_module["fc3"]) == [
+        "CONSTANT", "CONSTANT", "ELEMENTWISE", "MATRIX_MULTIPLY", "SHUFFLE",
+    ]  # fmt: skip
     classes = {layer.module: layer.module_class for layer in lenet_network.layers}
     assert classes["fc1"] == "torch.nn.modules.linear.Linear"
 
 
 def test_two_layers_of_one_node_are_told_apart_from_its_neighbour(lenet_network):
-    """TensorRT calls the second layer of ``node_linear`` ``node_linear_1``, which is a node, too."""
+    """The second layer of ``node_linear`` is called ``node_linear_1``, which is a node, too."""
     layers = {layer.name: layer for layer in lenet_network.layers}
     assert layers["node_linear_1"].node == "node_linear"
     assert layers["node_linear_1"].module == "fc1"

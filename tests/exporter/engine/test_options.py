@@ -43,7 +43,10 @@ def test_rtx_refuses_what_it_would_not_follow(rtx, tmp_path):
 
 def test_the_full_library_refuses_named_gpus_and_caches_without_a_folder(tmp_path):
     full = Library(FLAVOURS["tensorrt"], "11.4.0.1", Named("11.4.0.1"))
-    check_options(EngineOptions(timing_cache=tmp_path / "cache", hardware_compatibility="ampere_plus"), full)  # fmt: skip
+    wanted = EngineOptions(
+        timing_cache=tmp_path / "cache", hardware_compatibility="ampere_plus"
+    )  # fmt: skip
+    check_options(wanted, full)
     with pytest.raises(UsageProblem, match="use --hardware-compatibility"):
         check_options(EngineOptions(compute_capabilities=("8.9",)), full)
     with pytest.raises(InvalidInput, match="make its folder first"):
