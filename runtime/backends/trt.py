@@ -177,7 +177,10 @@ def _loaded(
     runtime.engine_host_code_allowed = options.engine_code
     found: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan.read_bytes())
     if found is None:
-        raise RepositoryError(f"{plan} was refused by {flavour.title}: {log.cause()}")
+        hint = ""
+        if options.newer_library and not options.engine_code:
+            hint = "; it may want to run code that it brings: --engine-code allow lets it"
+        raise RepositoryError(f"{plan} was refused by {flavour.title}: {log.cause()}{hint}")
     inputs, outputs = bindings_of(library, found)
     buffers = Buffers([*inputs.values(), *outputs.values()])
     held.callback(buffers.close)
