@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.backends.base import Backend, BackendOptions
-from runtime.backends.factory import open_backend
+from runtime.backends.factory import canonical_name, open_backend
 from runtime.errors import InvalidInput, RepositoryError, Unavailable
 from runtime.manifest import FILE_NAME, Manifest, read_manifest
 from runtime.model import Model, ModelRecord
@@ -92,7 +92,8 @@ def backend_options(options: BackendOptions, manifest: Manifest | None) -> Backe
 
 def _artifact(folder: Path, config: ServingConfig, manifest: Manifest | None, backend: str) -> Path:
     if manifest is None:
-        return folder / (config.filename or DEFAULT_FILENAMES.get(backend, "model.engine"))
+        default = DEFAULT_FILENAMES.get(canonical_name(backend), "model.engine")
+        return folder / (config.filename or default)
     name = check_file_name(manifest.artifact.file, folder / FILE_NAME)
     if config.filename and config.filename != name:
         raise RepositoryError(

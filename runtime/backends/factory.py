@@ -22,6 +22,11 @@ def known_backends() -> tuple[str, ...]:
     return tuple(_LEAVES)
 
 
+def canonical_name(backend: str) -> str:
+    """Triton's ``platform`` names as ``backend`` names; others as they are."""
+    return _ALIASES.get(backend, backend)
+
+
 def open_backend(backend: str, artifact: Path, options: BackendOptions | None = None) -> Backend:
     """Load an artifact.
 
@@ -34,7 +39,7 @@ def open_backend(backend: str, artifact: Path, options: BackendOptions | None = 
         RepositoryError: No such backend, or the file is not one it can load.
         BackendUnavailable: Its library or device is not here; the text names the cure.
     """
-    name = _ALIASES.get(backend, backend)
+    name = canonical_name(backend)
     if name not in _LEAVES:
         raise RepositoryError(
             f"backend '{backend}' is not known; this release has {', '.join(_LEAVES)}"
