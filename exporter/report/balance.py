@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,10 +47,15 @@ class KindLoad:
     layers: tuple[LayerBalance, ...]
 
 
-def expert_loads(golden: Golden, manifest: Manifest, here: Here) -> tuple[KindLoad, ...]:
+def expert_loads(golden: Golden, manifests: Sequence[Manifest], here: Here) -> tuple[KindLoad, ...]:
     """Sum ``expert_load`` over the ordinary inputs, kind by kind; empty without experts.
 
     The truth counts where it was kept whole, else the artifact where it ran.
+
+    Args:
+        golden: The evidence.
+        manifests: Of the version, and of the one it was built from: who names the layers.
+        here: The artifact on this machine.
     """
     pairs = [(index, case) for index, case in enumerate(golden.cases) if not case.extreme]
     kinds = dict.fromkeys(case.kind for _, case in pairs)
@@ -62,7 +68,7 @@ def expert_loads(golden: Golden, manifest: Manifest, here: Here) -> tuple[KindLo
             tokens = np.sum([tokens for _, tokens, _ in known], axis=0)
             samples = sum(case.rows() if golden.batchable else 1 for case, _, _ in known)
             by = known[0][2]
-            loads.append(KindLoad(kind, samples, tokens, by, _balances(tokens, manifest)))
+            loads.append(KindLoad(kind, samples, tokens, by, _balances(tokens, manifests)))
     return tuple(loads)
 
 
@@ -79,8 +85,8 @@ def _count(index: int, case: Case, here: Here) -> tuple[Array | None, str]:
     return answer.sum(0), "artifact"
 
 
-def _balances(tokens: Array, manifest: Manifest) -> tuple[LayerBalance, ...]:
-    names = layer_names(manifest, len(tokens))
+def _balances(tokens: Array, manifests: Sequence[Manifest]) -> tuple[LayerBalance, ...]:
+    names = _layer_names(manifests, len(tokens))
     return tuple(_balance(name, row) for name, row in zip(names, tokens, strict=True))
 
 
@@ -96,9 +102,9 @@ def _balance(name: str, row: Array) -> LayerBalance:
     )
 
 
-def layer_names(manifest: Manifest, count: int) -> tuple[str, ...]:
-    """Paths of the layers as the routing check has them; numbers where it does not."""
-    for proof in manifest.proofs:
+def _layer_names(manifests: Sequence[Manifest], count: int) -> tuple[str, ...]:
+    """Paths of the layers as a routing check has them; numbers where none does."""
+    for proof in (proof for manifest in manifests for proof in manifest.proofs):
         if proof.routing is not None and len(proof.routing.layers) == count:
             return proof.routing.layers
     return tuple(f"layer {index}" for index in range(count))

@@ -17,7 +17,7 @@ from exporter.report.here import Here, run_here
 from exporter.report.plots import error_plots, load_plot
 from exporter.report.standing import Standing, standing_of
 from exporter.report.structure import Structure, structure_of
-from exporter.report.svg import inlined_svg
+from exporter.report.svg import inlined_svg, svg_width
 from exporter.report.words import without_folders
 from exporter.summary import graph_to_look_at
 from runtime.backends.base import BackendOptions
@@ -30,6 +30,8 @@ from runtime.replay import check_sha256
 Draw = Callable[[Path], str]
 """An ONNX file to an SVG document of its graph."""
 GRAPH = "graph"
+_NARROW = 640
+"""Pixels that a drawing may have beside the table of modules."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class Picture:
     Attributes:
         svg: None where it could not be drawn.
         view: Whether this is a file made to be looked at and not the artifact.
+        large: Whether it is too wide to be read beside something else.
         reason: One line; empty where there is a drawing.
     """
 
     svg: Markup | None
     view: bool
+    large: bool
     reason: str
 
 
@@ -55,6 +59,7 @@ class Facts:
         model: Name of the model's folder.
         troubles: What is wrong with the files, one line each.
         structure: None where no ONNX file can be read.
+        artifact_bytes: Its file's size; none where it is missing.
         plots: Of each proof, in the manifest's order.
         again: Plots of the replay of this page, where they differ from the proof's.
         examples: None where there is no evidence.
@@ -70,6 +75,7 @@ class Facts:
     picture: Picture
     structure: Structure | None
     plots: tuple[tuple[Markup, ...], ...]
+    artifact_bytes: int | None
     here: Here
     again: tuple[Markup, ...]
     examples: Examples | None
@@ -97,7 +103,8 @@ def gather_facts(
     if golden is not None:
         here = run_here(folder, manifest, golden, options)
     failed = folder.parent.name == FAILED_FOLDER
-    loads = () if golden is None else expert_loads(golden, manifest, here)
+    sources = [engine.source] if engine is not None and engine.source is not None else []
+    loads = () if golden is None else expert_loads(golden, [manifest, *sources], here)
     return Facts(
         model=(folder.parent.parent if failed else folder.parent).name,
         failed_folder=failed,
@@ -110,6 +117,7 @@ def gather_facts(
             error_plots(proof.judgements, f"proof{index}")
             for index, proof in enumerate(manifest.proofs)
         ),
+        artifact_bytes=_size(folder / Path(manifest.artifact.file).name),
         here=here,
         again=_plots_again(manifest, here),
         examples=None if golden is None else examples_from(golden, manifest, here),
@@ -154,6 +162,10 @@ def _troubles(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     return tuple(troubles)
 
 
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
+
+
 def _golden(folder: Path, manifest: Manifest) -> Golden | None:
     """The evidence; its digest was compared before."""
     return None if manifest.evidence is None else read_golden(folder / manifest.evidence.file)
@@ -162,13 +174,13 @@ def _golden(folder: Path, manifest: Manifest) -> Golden | None:
 def _picture(folder: Path, manifest: Manifest, drawing: Draw) -> Picture:
     artifact = folder / Path(manifest.artifact.file).name
     if not artifact.is_file():
-        return Picture(None, False, f"{artifact.name} is not there")
+        return Picture(None, False, False, f"{artifact.name} is not there")
     try:
         file = graph_to_look_at(artifact)
         svg = inlined_svg(drawing(file), GRAPH, "The graph as Netron draws it")
     except TwinportError as error:
-        return Picture(None, False, without_folders(str(error)))
-    return Picture(svg, file != artifact, "")
+        return Picture(None, False, False, without_folders(str(error)))
+    return Picture(svg, file != artifact, svg_width(svg) > _NARROW, "")
 
 
 def _structure(folder: Path, manifest: Manifest, engine: EngineFacts | None) -> Structure | None:

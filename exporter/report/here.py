@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from exporter.report.inspected import InspectedLayer, layers_from_information
 from exporter.report.words import without_folders
 from runtime.backends.base import Backend, BackendOptions
 from runtime.commands.parity import open_version
@@ -21,6 +23,13 @@ from runtime.tensors import Array
 Answers = Mapping[str, Array]
 
 
+@runtime_checkable
+class _Inspectable(Protocol):
+    """A backend that tells what its library made of the layers."""
+
+    def information(self) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Here:
     """What the artifact did here.
@@ -29,11 +38,15 @@ class Here:
         replayed: The proof run again; none where the artifact did not run.
         answers: By case of the evidence; empty where it did not run.
         reason: One line why it did not run; empty where it did.
+        layers: What the library made of an engine's layers; empty where it did not tell.
+        not_inspected: Why it did not, of an engine that ran.
     """
 
     replayed: Replayed | None = None
     answers: tuple[Answers, ...] = ()
     reason: str = ""
+    layers: tuple[InspectedLayer, ...] = ()
+    not_inspected: str = ""
 
 
 def run_here(folder: Path, manifest: Manifest, golden: Golden, options: BackendOptions) -> Here:
@@ -45,9 +58,19 @@ def run_here(folder: Path, manifest: Manifest, golden: Golden, options: BackendO
         with closing(open_version(folder, manifest, options)) as backend:
             replayed = replay_version(folder, manifest, backend)
             answers = tuple(_answers(backend, case, golden, manifest) for case in golden.cases)
+            layers, trouble = _inspected(backend)
     except TwinportError as error:
         return Here(reason=without_folders(str(error)))
-    return Here(replayed, answers)
+    return Here(replayed, answers, layers=layers, not_inspected=trouble)
+
+
+def _inspected(backend: Backend) -> tuple[tuple[InspectedLayer, ...], str]:
+    if not isinstance(backend, _Inspectable):
+        return (), ""
+    try:
+        return layers_from_information(backend.information()), ""
+    except TwinportError as error:
+        return (), without_folders(str(error))
 
 
 def _answers(backend: Backend, case: Case, golden: Golden, manifest: Manifest) -> Answers:

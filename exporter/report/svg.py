@@ -53,6 +53,12 @@ def inlined_svg(text: str, prefix: str, label: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
+def svg_width(markup: Markup) -> float:
+    """Pixels that an inlined drawing is wide; zero where it does not say."""
+    found = re.match(r"<svg\b[^>]*?\bwidth=\"([\d.]+)", markup)
+    return float(found[1]) if found else 0.0
+
+
 def _referred(text: str) -> set[str]:
     """Ids that the drawing uses."""
     links = re.findall(r"href=[\"']#([^\"']+)[\"']", text)

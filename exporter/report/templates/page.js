@@ -22,3 +22,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+
+// A large graph begins where its first node is, not in an empty corner.
+const canvas = document.querySelector("#graph .canvas");
+const start = () => {
+  const texts = [...canvas.querySelectorAll("text")].map((text) => text.getBoundingClientRect());
+  if (texts.length === 0) return;
+  const first = texts.reduce((a, b) => (b.top < a.top ? b : a));
+  const box = canvas.getBoundingClientRect();
+  canvas.scrollBy(first.left + first.width / 2 - box.left - box.width / 2, first.top - box.top - 32);
+};
+if (canvas) {
+  start();
+  for (const input of document.querySelectorAll("#graph input")) input.addEventListener("change", start);
+}

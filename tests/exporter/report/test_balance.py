@@ -29,7 +29,7 @@ def manifest(lenet):
 def test_tokens_are_summed_by_kind_and_the_balance_told(manifest):
     whole = Kept(LOAD, LOAD.shape)
     cases = (case("real", whole), case("real", whole), case("zeros", whole, extreme=True))
-    (load,) = expert_loads(Golden(True, cases), manifest, Here())
+    (load,) = expert_loads(Golden(True, cases), [manifest], Here())
     assert (load.kind, load.samples, load.counted_by) == ("real", 4, "truth")
     np.testing.assert_array_equal(load.tokens, [[16, 0, 8, 8], [8, 8, 12, 4]])
     first, second = load.layers
@@ -40,18 +40,18 @@ def test_tokens_are_summed_by_kind_and_the_balance_told(manifest):
 
 def test_the_artifact_counts_where_the_truth_was_kept_in_part(manifest):
     golden = Golden(True, (case("real", kept_sample(LOAD, 2, 1, 3)),))
-    assert expert_loads(golden, manifest, Here(reason="there is no GPU")) == ()
-    (load,) = expert_loads(golden, manifest, Here(answers=({"expert_load": LOAD},)))
+    assert expert_loads(golden, [manifest], Here(reason="there is no GPU")) == ()
+    (load,) = expert_loads(golden, [manifest], Here(answers=({"expert_load": LOAD},)))
     assert load.counted_by == "artifact"
     np.testing.assert_array_equal(load.tokens, LOAD.sum(0))
 
 
 def test_layers_have_numbers_where_no_routing_check_names_them(lenet):
-    (load,) = expert_loads(Golden(True, (case("real", Kept(LOAD, LOAD.shape)),)), lenet.manifest,
+    (load,) = expert_loads(Golden(True, (case("real", Kept(LOAD, LOAD.shape)),)), [lenet.manifest],
                            Here())  # fmt: skip
     assert [item.layer for item in load.layers] == ["layer 0", "layer 1"]
 
 
 def test_a_model_without_experts_has_no_load(lenet):
     plain = Case("real", False, {"x": np.zeros((2, 3))}, {"y": Kept(np.zeros((2, 1)), (2, 1))})
-    assert expert_loads(Golden(True, (plain,)), lenet.manifest, Here()) == ()
+    assert expert_loads(Golden(True, (plain,)), [lenet.manifest], Here()) == ()

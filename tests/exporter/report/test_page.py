@@ -30,7 +30,7 @@ def test_it_has_every_section_and_says_what_was_proved_where(lenet_page, lenet):
     assert "conv1" in lenet_page.sections["graph"]
     for text in ("61,706 parameters", "4 Relu, 3 Gemm, 2 Conv", "float32 [batch, 1, 32, 32]",
                  "batch from 1 to 64", f"torch {lenet.manifest.artifact.producers['torch']}",
-                 "gray, 32 × 32 pixels"):  # fmt: skip
+                 "gray, 32 \N{MULTIPLICATION SIGN} 32 pixels"):  # fmt: skip
         assert text in lenet_page.sections["summary"]
     assert "twinport parity REPOSITORY/lenet5 --version 1" in lenet_page.sections["again"]
 
@@ -215,13 +215,22 @@ def test_a_pending_engine_shows_its_layers_and_what_it_came_from(page_of, engine
     assert "not run for this page" in page.sections["head"]
     for text in ("TensorRT-RTX 1.7.1.12", "3 layers: 2 ACTIVATION, 1 CONVOLUTION",
                  "node_conv2d CONVOLUTION conv2d float32 [?, 6, 28, 28] conv1 Conv2d",
-                 "1 image [1, 1, 32, 32] [8, 1, 32, 32] [64, 1, 32, 32]",
+                 "0 image [1, 1, 32, 32] [8, 1, 32, 32] [64, 1, 32, 32]",
                  "(the whole module) LeNet5", "a machine without a GPU"):  # fmt: skip
         assert text in page.sections["engine"]
     assert "The artifact was not run here:" in page.sections["examples"]
     assert "not run here" in page.sections["examples"]
     assert "61,706" in page.sections["graph"]
+    assert "it was not loaded here: " in page.sections["engine"]
     assert "pip install 'twinport[tensorrt-rtx]'" in page.sections["again"]
+
+
+def test_a_wide_graph_has_the_width_of_the_page_and_is_shown_whole_first(page_of, lenet):
+    for width, large in ((640, False), (641, True)):
+        page = page_of(lenet.folder, lambda _, w=width: f"<svg width='{w}' height='9'/>")
+        checked = [attrs["id"] for tag, attrs in page.tags if tag == "input" and "checked" in attrs]
+        assert checked == (["zoom-fit"] if large else ["zoom-1"])
+        assert ('class="columns wide-graph"' in page.source) is large
 
 
 def test_an_engine_without_its_layers_and_its_source_says_so(page_of, engine):

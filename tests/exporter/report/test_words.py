@@ -23,8 +23,9 @@ def test_files_keep_their_names_and_lose_their_places(text, said):
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(None, "–"), (math.nan, "NaN"), (math.inf, "infinite"), (-math.inf, "−infinite"),
-     (0.0, "0"), (0.38885, "0.389"), (1.9e-7, "1.9e-07"), (12345.0, "1.23e+04")],
+    [(None, "\N{EN DASH}"), (math.nan, "NaN"), (math.inf, "infinite"),
+     (-math.inf, "\N{MINUS SIGN}infinite"), (0.0, "0"), (0.38885, "0.389"),
+     (1.9e-7, "1.9e-07"), (12345.0, "1.23e+04")],
 )  # fmt: skip
 def test_every_number_is_said(value, said):
     assert words.number(value) == said
