@@ -3,17 +3,100 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from exporter.engine.layers import EngineLayer, EngineNetwork
-from runtime.backends.plan import FLAVOURS
-from runtime.manifest import EngineRecord, Manifest
+from exporter.engine.layers import FILE_NAME as LAYERS_FILE
+from exporter.engine.layers import EngineLayer, EngineNetwork, read_network
+from runtime.backends.plan import FLAVOURS, read_header
+from runtime.manifest import FILE_NAME as MANIFEST_FILE
+from runtime.manifest import EngineRecord, Manifest, read_manifest
+from runtime.tables import console
 from runtime.tensors import format_shape
 
 MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class EngineSummary:
+    """An engine as far as its files tell; the plan itself is not loaded.
+
+    Attributes:
+        flavour: Which library built it, from the plan's header.
+        version: Of that library.
+        layers: By TensorRT's kind; empty where they were not kept.
+        network: The layers one by one.
+        manifest: Where the file lies in a repository.
+    """
+
+    file: Path
+    bytes: int
+    flavour: str
+    version: str
+    layers: dict[str, int]
+    network: EngineNetwork | None
+    manifest: Manifest | None
+
+
+def holds_engine(file: Path) -> bool:
+    """Whether a file is an engine, or its manifest says so."""
+    if not file.is_file():
+        return False
+    beside = file.with_name(MANIFEST_FILE)
+    with file.open("rb") as opened:
+        head = opened.read(4)
+    if any(head == flavour.magic for flavour in FLAVOURS.values()):
+        return True
+    if not beside.is_file():
+        return False
+    artifact = read_manifest(beside).artifact
+    return artifact.file == file.name and artifact.engine is not None
+
+
+def engine_summary(file: Path) -> EngineSummary:
+    """Summarise an engine's file, and what lies beside it.
+
+    Raises:
+        RepositoryError: It is cut or is no engine, or a file beside it cannot be read.
+    """
+    header = read_header(file)
+    beside, layers = file.with_name(MANIFEST_FILE), file.with_name(LAYERS_FILE)
+    network = read_network(layers) if layers.is_file() else None
+    kinds = Counter(layer.kind for layer in network.layers) if network else Counter[str]()
+    return EngineSummary(
+        file=file,
+        bytes=file.stat().st_size,
+        flavour=header.flavour.name,
+        version=".".join(map(str, header.version)),
+        layers=dict(kinds.most_common()),
+        network=network,
+        manifest=read_manifest(beside) if beside.is_file() else None,
+    )
+
+
+def print_engine(summary: EngineSummary) -> None:
+    """How it was built, for which sizes, of which layers and modules, and how it is proved."""
+    out = console()
+    out.print(f"{summary.file}  {summary.bytes:,} bytes", markup=False, soft_wrap=True)
+    manifest = summary.manifest
+    if manifest is None or manifest.artifact.engine is None:
+        title = FLAVOURS[summary.flavour].title
+        out.print(f"{title} {summary.version} engine", markup=False)
+        out.print("no manifest beside it: nothing is known of where it came from", markup=False)
+        return
+    for what, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for spec in specs:
+            out.print(f"{what} {spec.name}: {spec}", markup=False)
+    for line in lines_of_engine(manifest, summary.network):
+        out.print(line, markup=False, soft_wrap=True)
+    if manifest.artifact.engine.profiles:
+        out.print(profile_table(manifest))
+    if summary.network is not None:
+        out.print(module_table(summary.network))
 
 
 def engine_record(manifest: Manifest) -> EngineRecord:
