@@ -33,12 +33,9 @@ def twinport(*argv: object, timeout_s: float = 120) -> subprocess.CompletedProce
 
 
 @pytest.fixture(scope="module")
-def url(start_server, tmp_path_factory):
+def url(start_server, lenet5_repository):
     """The address of a server of LeNet-5."""
-    repository = tmp_path_factory.mktemp("lenet5")
-    done = twinport("export", "lenet5", "-o", repository, "--proof-budget", 5)
-    assert done.returncode == 0, done.stderr
-    return start_server(repository).address
+    return start_server(lenet5_repository).address
 
 
 @pytest.fixture(scope="module")
