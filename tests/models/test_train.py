@@ -289,9 +289,10 @@ def test_the_best_epoch_is_that_of_the_recipes_measure_and_the_other_breaks_ties
 
 def test_the_kept_weights_have_the_accuracy_that_the_card_states(tmp_path, small_world):
     recipe = dataclasses.replace(LECTURE, held_out=1 / 12, best_by="loss")
-    trained = train(job(tmp_path, recipe, epochs=8, batch_size=16, learning_rate=0.02))
+    trained = train(job(tmp_path, recipe, epochs=6, batch_size=16, learning_rate=0.02))
     losses = [record.loss for record in trained.records]
-    assert min(losses) < losses[-1], "the rate is high on purpose: the last is not the best"
+    # By a margin that no order of additions bridges: processors and threads differ in it.
+    assert 2 * min(losses) < losses[-1], "the rate is high on purpose: the last is not the best"
     assert trained.card.epoch == losses.index(min(losses)) + 1
     module = registry.entry("lenet5").build()
     assert load_checkpoint(module, trained.weights) == trained.card
@@ -304,7 +305,7 @@ def test_the_kept_weights_have_the_accuracy_that_the_card_states(tmp_path, small
     assert trained.card.data["validation_images"] == 20
     assert trained.card.data["sha256"] == small_world.sha256
     assert trained.card.command == (
-        "twinport train lenet5 --recipe lecture --dataset digits --epochs 8 --seed 0"
+        "twinport train lenet5 --recipe lecture --dataset digits --epochs 6 --seed 0"
     )
 
 
