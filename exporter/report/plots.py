@@ -144,11 +144,11 @@ def _bars_figure(bars: Sequence[Bar], measure: _Measure) -> Figure:
     if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=5))
-        # Its own labels are formulas, which are switched off for the sake of names.
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
+    # Its own labels are formulas, which are switched off for the sake of names.
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axes.set_xlim(low, high)
     for row, bar in enumerate(bars):
         _draw_bar(axes, row, bar, high)
@@ -170,7 +170,8 @@ def _draw_bar(axes: Axes, row: int, bar: Bar, high: float) -> None:
         row, drawn, height=0.55, color=color if judged else "white",
         edgecolor=color if judged else GREY, hatch="////" if bar.beyond else None, linewidth=0.9,
     )  # fmt: skip
-    text = number(value, 2) + (" above the limit" if bar.beyond else "")
+    said = "not finite" if value is None or not math.isfinite(value) else number(value)
+    text = f"{said}, above the limit" if bar.beyond else said
     inside = bar.beyond and drawn >= high / 4
     axes.annotate(
         text, (drawn, row), xytext=(-4 if inside else 4, 0), textcoords="offset points",

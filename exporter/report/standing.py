@@ -52,7 +52,7 @@ def standing_of(
         ran = f"{replayed.identity.provider} ({replayed.identity.library})"
         if replayed.verdict == "passed":
             notes.append(f"its evidence was run again for this page on {ran}: passed")
-        else:
+        elif tone != "failed":
             warnings.append(f"its evidence was run again for this page on {ran} and failed: "
                             f"{replayed.reason}")  # fmt: skip
     elif not troubles and here.reason:

@@ -12,7 +12,8 @@ from runtime.errors import ExportError
 _DRAWN = frozenset(
     (
         "svg", "g", "defs", "path", "rect", "circle", "ellipse", "line", "polyline", "polygon",
-        "text", "tspan", "title", "desc", "use", "marker", "clipPath", "symbol", "image",
+        "text", "tspan", "title", "desc", "use", "marker", "clipPath", "pattern", "symbol",
+        "image",
         "linearGradient", "radialGradient", "stop",
     )
 )  # fmt: skip

@@ -25,13 +25,15 @@ def printable(text: str, longest: int = 28) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits; a dash where there is no number."""
+    """Three significant digits, thousands whole; a dash where there is no number."""
     if value is None:
         return NOTHING
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
         return "infinite" if value > 0 else "\N{MINUS SIGN}infinite"
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
     return f"{value:.{digits}g}"
 
 

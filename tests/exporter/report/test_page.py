@@ -39,7 +39,8 @@ def test_every_judgement_stands_beside_its_limit(lenet_page, lenet):
     (proof,) = lenet.manifest.proofs
     for item in proof.judgements:
         limit = "max 4" if item.rms_limit else ""
-        row = f"logits {item.kind} {'extreme ' * item.extreme}{item.samples} {item.rms_factor:.3g}"
+        place = f"logits {item.kind} {'extreme ' * item.extreme}\N{CHECK MARK} passed"
+        row = f"{place} {item.samples} {item.rms_factor:.3g}"
         assert f"{row} {limit}".strip() in lenet_page.sections["proof"]
     assert lenet_page.sections["proof"].count("RMS error") >= 2, "a plot and a table"
     assert "of scikit-learn digits as the truth has them" in lenet_page.sections["proof"]

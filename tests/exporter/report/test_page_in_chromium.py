@@ -94,7 +94,7 @@ def _read_lenet(found: Any, address: str) -> None:
 def _sort(page: Any) -> None:
     """A click on a heading sorts the table, a second one turns it round."""
     table = page.locator("#proof table.sortable").first
-    cells = table.locator("tbody tr td:nth-child(3)")
+    cells = table.locator("tbody tr td:nth-child(4)")
     button = table.get_by_role("button", name="samples")
     for descending in (False, True):
         button.click()

@@ -36,14 +36,15 @@ def test_each_error_is_drawn_beside_its_limit():
 
 def test_an_error_above_its_limit_says_so():
     (rms, *_) = error_plots([replace(GOOD, rms_factor=9.5, verdict="failed")], "p")
-    assert "9.5 above the limit" in rms
+    assert "9.5, above the limit" in rms
+    assert "url(#p-rms-" in rms, "it is hatched, too"
     assert "above the limit" not in "".join(error_plots([GOOD], "p"))
 
 
 @pytest.mark.parametrize("factor", [None, math.nan, math.inf])
 def test_what_is_not_a_number_is_drawn_as_a_failure(factor):
     (rms, *_) = error_plots([replace(GOOD, rms_factor=factor, verdict="failed")], "p")
-    assert "above the limit" in rms
+    assert "not finite, above the limit" in rms
 
 
 def test_errors_of_zero_can_be_drawn():

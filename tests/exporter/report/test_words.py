@@ -25,7 +25,7 @@ def test_files_keep_their_names_and_lose_their_places(text, said):
     ("value", "said"),
     [(None, "\N{EN DASH}"), (math.nan, "NaN"), (math.inf, "infinite"),
      (-math.inf, "\N{MINUS SIGN}infinite"), (0.0, "0"), (0.38885, "0.389"),
-     (1.9e-7, "1.9e-07"), (12345.0, "1.23e+04")],
+     (1.9e-7, "1.9e-07"), (12345.0, "12,345"), (1.2345e6, "1.23e+06")],
 )  # fmt: skip
 def test_every_number_is_said(value, said):
     assert words.number(value) == said
