@@ -20,11 +20,10 @@ _API = re.compile(r"Error Code \d+: [\w ]+ \((?P<text>.*)\)\s*$", re.DOTALL)
 _SOURCE = re.compile(r"^\[\S+\.(?:cpp|h):\d+: \w+\]\s*")
 _PLACE = re.compile(r"\.?\s+In \w+ at \S+:\d+")
 _WORD = re.compile(r"[\w.:/-]+")
-_PACKED = "--moe-form static, where it comes from a layer of experts; else make the module's sizes "
+_EXPERTS = "export with --moe-form static where it comes from a layer of experts"
 _CURES = (
-    (re.compile(r"\bNonZero\b"), f"export with {_PACKED}independent of its data"),
-    (re.compile(r"ScatterND"), "add with scatter_add along one axis, or export with --moe-form "
-                               "static where it comes from a layer of experts"),
+    (re.compile(r"\bNonZero\b"), f"{_EXPERTS}; else make sizes independent of data"),
+    (re.compile(r"ScatterND"), f"{_EXPERTS}; else add with scatter_add along one axis"),
     (re.compile(r"not found in plugin registry|No importer|not found in registry"),
      "write it with other operators in the module"),
     (re.compile(r"workspace memory|scratch", re.I), "raise --workspace"),

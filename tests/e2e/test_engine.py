@@ -14,6 +14,12 @@ import pytest
 from runtime.backends.plan import read_header
 
 TWINPORT = str(Path(sys.executable).parent / "twinport")
+NET = """
+from torch import nn
+
+def make():
+    return nn.Linear(4, 3)
+"""
 INTERRUPTED = """
 import os, signal, sys
 from exporter.engine import build, progress
@@ -59,8 +65,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "net.py").write_text(
         "from torch import nn\n\ndef make():\n    return nn.Linear(4, 3)\n"
     )
-    ran = run(folder, "export", "net.py:make", "--input", "input:float32[batch,4]", "-o", "repository",
-              "--proof-budget", "0", "--engine", "--flavour", "tensorrt-rtx", "--json")  # fmt: skip
+    ran = run(
+        folder, "export", "net.py:make", "--input", "input:float32[batch,4]", "-o", "repository",
+        "--proof-budget", "0", "--engine", "--flavour", "tensorrt-rtx", "--json",
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["engine"]["folder"] == "repository/make_rtx/1"
     return folder

@@ -118,7 +118,9 @@ def test_a_refused_attribute_names_its_cure(rtx, graphs):
         x=(FLOAT, [4, 4]), i=(INT64, [2, 1]), u=(FLOAT, [2, 4]), outputs={"y": (FLOAT, [4, 4])},
     )  # fmt: skip
     text = refusal(rtx, path)
-    assert "(ScatterND) of module fc1: ScatterND with reduction is not supported; add with" in text
+    assert (
+        "(ScatterND) of module fc1: ScatterND with reduction is not supported; export with" in text
+    )
 
 
 def test_shapes_that_do_not_fit_are_said_without_the_missing_driver(rtx, graphs):
