@@ -358,9 +358,20 @@ def test_a_context_that_is_not_made_is_an_error_with_the_librarys_words(load, st
     assert standin.state.held() == []
 
 
-def test_a_run_that_fails_is_an_error_with_the_librarys_words(load):
+def test_a_run_that_fails_is_an_error_and_leaves_nothing_under_way(load, standin):
     with pytest.raises(TwinportError, match=r"the engine could not run: .*an error of the engine"):
         load(no_run=True).infer({"x": rows(1)})
+    assert standin.state.streams[0].waiting == []
+
+
+def test_memory_that_could_not_grow_is_forgotten(load, standin):
+    backend = load(profiles=(LARGE,))
+    check_linear(backend, 2)
+    standin.state.failing["cudaMalloc"] = standin.cuda.cudaError_t.cudaErrorMemoryAllocation
+    with pytest.raises(ResourceExhausted):
+        backend.infer({"x": rows(64)})
+    for seed in range(4):
+        check_linear(backend, 2, seed)
 
 
 @pytest.mark.parametrize(

@@ -442,9 +442,12 @@ class IExecutionContext:
         for name, array in found.items():
             place = self._addresses.get(name, 0)
             if name in unsized:
-                place = self._allocators[name].reallocate_output_async(
-                    name, 0, array.nbytes, _ALIGNMENT, stream_handle
-                )
+                try:
+                    place = self._allocators[name].reallocate_output_async(
+                        name, 0, array.nbytes, _ALIGNMENT, stream_handle
+                    )
+                except Exception as error:
+                    raise Misuse("an exception ends the process in the real library") from error
                 if not place:
                     return self._engine._said(f"no memory for {name}")
                 self._allocators[name].notify_shape(name, Dims(array.shape))
