@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from exporter.engine.summary import EngineSummary, module_table, print_engine
 from runtime.tables import console, judgement_table
 
 if TYPE_CHECKING:
+    from exporter.engine.layers import EngineNetwork
     from exporter.module_summary import Layer
     from exporter.source import Source
     from exporter.summary import ArtifactSummary
@@ -23,8 +25,17 @@ SHOWN = 12
 """Names in one line; the picture has them all."""
 
 
-def print_artifact(summary: ArtifactSummary) -> None:
+def print_artifact(summary: ArtifactSummary | EngineSummary) -> None:
     """The file in numbers, then where it came from and what was proved."""
+    if isinstance(summary, EngineSummary):
+        print_engine(summary)
+    else:
+        _print_graph(summary)
+    if summary.manifest is not None:
+        _print_manifest(summary.manifest)
+
+
+def _print_graph(summary: ArtifactSummary) -> None:
     out = console()
     out.print(f"{summary.file}  {summary.bytes:,} bytes", markup=False, soft_wrap=True)
     out.print(f"opset {summary.opset}, made by {summary.producer}", markup=False)
@@ -36,8 +47,6 @@ def print_artifact(summary: ArtifactSummary) -> None:
     out.print(f"{summary.parameters:,} elements in initializers", markup=False)
     if summary.manifest is None:
         out.print("no manifest beside it: nothing is known of where it came from", markup=False)
-    else:
-        _print_manifest(summary.manifest)
 
 
 def _print_manifest(manifest: Manifest) -> None:
@@ -51,12 +60,21 @@ def _print_manifest(manifest: Manifest) -> None:
     out.print(f"created {manifest.created} with {producers}", markup=False)
     for proof in manifest.proofs:
         state = f"{proof.verdict}: {proof.reason}" if proof.reason else proof.verdict
-        out.print(f"proof on {proof.provider} ({proof.library}): {state}", markup=False)
-        out.print(judgement_table(proof.judgements))
+        ran = f" on {proof.provider} ({proof.library})" if proof.verdict != "pending" else ""
+        out.print(f"proof{ran}: {state}", markup=False)
+        if proof.judgements:
+            out.print(judgement_table(proof.judgements))
         out.print(
             f"{'batchable' if proof.batchable else 'not batchable'}: {proof.batchable_reason}",
             markup=False,
         )
+
+
+def print_fused(network: EngineNetwork) -> None:
+    """The layers that the engine's library made, by the modules that they came from."""
+    out = console()
+    out.print(f"{len(network.layers)} layers as the library fused them", markup=False)
+    out.print(module_table(network))
 
 
 def print_module(source: Source, layers: tuple[Layer, ...]) -> None:

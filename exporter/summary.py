@@ -10,9 +10,9 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
+from exporter.engine.summary import holds_engine
 from exporter.graph import specs_from_values
 from exporter.write import VIEW_FILE
-from runtime.backends.plan import FLAVOURS
 from runtime.errors import InvalidInput, NotFound
 from runtime.layout import FAILED_FOLDER, version_numbers
 from runtime.manifest import FILE_NAME as MANIFEST_FILE
@@ -81,7 +81,7 @@ def artifact_file(path: Path) -> Path:
     folder = _version_folder(path)
     if (folder / MANIFEST_FILE).is_file():
         return folder / read_manifest(folder / MANIFEST_FILE).artifact.file
-    files = sorted(folder.glob("*.onnx"))
+    files = sorted(file for file in folder.glob("*.onnx") if file.name != VIEW_FILE)
     if not files and folder != path:
         raise NotFound(_incomplete(folder))
     if not files:
@@ -98,18 +98,12 @@ def graph_to_look_at(artifact: Path) -> Path:
     view = artifact.with_name(VIEW_FILE)
     if view.is_file():
         return view
-    if _is_engine(artifact):
+    if holds_engine(artifact):
         raise NotFound(
             f"{artifact} is an engine without {VIEW_FILE} beside it, so there is no graph to "
             "draw; build it again"
         )
     return artifact
-
-
-def _is_engine(file: Path) -> bool:
-    magics = {flavour.magic for flavour in FLAVOURS.values()}
-    with file.open("rb") as opened:
-        return opened.read(4) in magics
 
 
 def _version_folder(path: Path) -> Path:

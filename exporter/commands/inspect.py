@@ -6,50 +6,21 @@ import dataclasses
 import json
 import threading
 import webbrowser
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from exporter.commands.options import FILE, source_options, specs_from_options
-from exporter.inspect_view import module_record, print_artifact, print_gradients, print_module
+from exporter.inspect_view import (
+    module_record,
+    print_artifact,
+    print_fused,
+    print_gradients,
+    print_module,
+)
+from exporter.look.asked import Looks
 from runtime.errors import UsageProblem
-
-
-@dataclass(frozen=True)
-class Looks:
-    """What is asked for beside the text.
-
-    Raises:
-        UsageProblem: A picture's suffix contradicts its option.
-    """
-
-    svg: Path | None
-    png: Path | None
-    browse: bool
-    netron: bool
-    port: int
-    autograd: Path | None
-
-    def __post_init__(self) -> None:
-        for suffix, picture in ((".svg", self.svg), (".png", self.png)):
-            if picture is not None and picture.suffix.lower() != suffix:
-                raise UsageProblem(
-                    f"--{suffix[1:]} writes '{picture}' in a format that its suffix is not; "
-                    f"wanted FILE{suffix}"
-                )
-
-    @property
-    def pictures(self) -> list[Path]:
-        """Those that Netron draws."""
-        return [picture for picture in (self.svg, self.png) if picture is not None]
-
-    @property
-    def of_graph(self) -> list[str]:
-        """The options given that show a file."""
-        given = {"svg": self.svg, "png": self.png, "browse": self.browse, "netron": self.netron}
-        return [f"--{name}" for name, value in given.items() if value]
 
 
 @click.command()
@@ -59,6 +30,11 @@ class Looks:
 @click.option("--browse", is_flag=True, help="Open the graph in your browser, until Ctrl-C.")
 @click.option("--netron", is_flag=True, help="Only serve it for a browser, until Ctrl-C.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of both.  [default: any]")
+@click.option(
+    "--inspector",
+    is_flag=True,
+    help="Show an engine as its library fused it; needs the GPU that it is for.",
+)
 @click.option(
     "--autograd",
     type=FILE,
@@ -73,6 +49,7 @@ def inspect(
     browse: bool,
     netron: bool,
     port: int,
+    inspector: bool,
     autograd: Path | None,
     as_json: bool,
     **source: Any,
@@ -84,7 +61,7 @@ def inspect(
     shown layer by layer. A path's graph is drawn with --svg and --png, a module's with
     --autograd.
     """
-    looks = Looks(svg, png, browse, netron, port, autograd)
+    looks = Looks(svg, png, browse, netron, port, inspector, autograd)
     path = Path(model)
     if ":" not in model and (path.exists() or path.suffix or len(path.parts) > 1):
         if autograd is not None:
@@ -102,27 +79,30 @@ def inspect(
 
 
 def _show_artifact(path: Path, looks: Looks, as_json: bool) -> None:
-    from exporter.summary import graph_to_look_at, summary_from_path
+    from exporter.engine.summary import engine_summary, holds_engine
+    from exporter.look.graph import graph_of
+    from exporter.summary import artifact_file, summary_from_path
 
-    summary = summary_from_path(path)
-    graph = graph_to_look_at(summary.file) if looks.of_graph else summary.file
-    if looks.pictures:
-        from exporter.look.netron_picture import draw
+    file = artifact_file(path)
+    summary = engine_summary(file) if holds_engine(file) else summary_from_path(file)
+    with graph_of(summary.file, looks) as graph:
+        if looks.pictures:
+            from exporter.look.netron_picture import draw
 
-        draw(graph, looks.pictures)
-    if as_json:
-        record = dataclasses.asdict(summary) | {"file": str(summary.file)}
-        click.echo(json.dumps(record | _drawn(looks.pictures), indent=2))
-    else:
-        print_artifact(summary)
-        for picture in looks.pictures:
-            click.echo(f"picture of {graph.name}: {picture}")
-    if looks.browse or looks.netron:
-        _serve_netron(graph, looks, as_json)
-
-
-def _drawn(pictures: list[Path]) -> dict[str, Any]:
-    return {"pictures": [str(picture) for picture in pictures]} if pictures else {}
+            draw(graph.file, looks.pictures)
+        if as_json:
+            record = {**dataclasses.asdict(summary), "file": str(summary.file), **graph.record}
+            if looks.pictures:
+                record["pictures"] = list(map(str, looks.pictures))
+            click.echo(json.dumps(record, indent=2))
+        else:
+            print_artifact(summary)
+            if graph.fused is not None:
+                print_fused(graph.fused)
+            for picture in looks.pictures:
+                click.echo(f"picture of {graph.file.name}: {picture}")
+        if looks.browse or looks.netron:
+            _serve_netron(graph.file, looks, as_json)
 
 
 def _serve_netron(file: Path, looks: Looks, as_json: bool) -> None:

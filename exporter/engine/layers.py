@@ -23,7 +23,8 @@ class EngineTensor:
 
     Attributes:
         name: As in the ONNX graph, where it comes from there.
-        dtype: In NumPy's words; ``bfloat16`` and such where NumPy has none.
+        dtype: In NumPy's words; ``bfloat16`` and such where NumPy has none, empty where it is
+            not known.
         shape: -1 where the size is known at run time only.
     """
 

@@ -63,7 +63,8 @@ def _node(layer: EngineLayer, domain: str) -> onnx.NodeProto:
         "shape": ", ".join(f"{item.dtype} {format_shape(item.shape)}" for item in layer.outputs),
     }
     return helper.make_node(
-        layer.kind.replace("_", " ").title().replace(" ", ""),
+        # The builder's kinds are in capitals; those of a built engine are words already.
+        layer.kind.title().replace("_", "") if layer.kind.isupper() else layer.kind,
         list(layer.inputs),
         [tensor.name for tensor in layer.outputs],
         name=layer.name,
@@ -74,7 +75,8 @@ def _node(layer: EngineLayer, domain: str) -> onnx.NodeProto:
 
 def _value(tensor: EngineTensor) -> onnx.ValueInfoProto:
     shape = [None if size < 0 else size for size in tensor.shape]
-    return helper.make_tensor_value_info(tensor.name, _DTYPES[tensor.dtype], shape)
+    dtype = _DTYPES[tensor.dtype] if tensor.dtype else TensorProto.UNDEFINED
+    return helper.make_tensor_value_info(tensor.name, dtype, shape)
 
 
 def _in_order(network: EngineNetwork) -> Sequence[EngineLayer]:
