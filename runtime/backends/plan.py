@@ -28,6 +28,7 @@ class Flavour:
         suffix: Of the model's name in the repository.
         magic: The first four bytes of its plans.
         states_length: Whether the header is known to hold the length of the file.
+        runs_older: Whether it runs version-compatible plans of older versions.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Flavour:
     suffix: str
     magic: bytes
     states_length: bool = False
+    runs_older: bool = False
 
     @property
     def extra(self) -> str:
@@ -45,7 +47,7 @@ class Flavour:
 FLAVOURS = {
     flavour.name: flavour
     for flavour in (
-        Flavour("tensorrt", "TensorRT", "_trt", b"ftrt"),
+        Flavour("tensorrt", "TensorRT", "_trt", b"ftrt", runs_older=True),
         Flavour("tensorrt_rtx", "TensorRT-RTX", "_rtx", b"vtrt", states_length=True),
     )
 }

@@ -101,6 +101,7 @@ def check_version(header: PlanHeader, library: Library, *, newer: bool) -> None:
     built, here = header.version, _numbers(version_of(library))
     if built == here:
         return
+    newer = newer and header.flavour.runs_older
     if newer and built < here and here[0] in (built[0], _RUN_BY_NEWER.get(built[0])):
         return
     title = header.flavour.title

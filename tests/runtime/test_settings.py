@@ -36,6 +36,7 @@ def test_the_state_lies_in_the_home_folder_where_nothing_is_said(monkeypatch, va
         ({"max_message_mb": 2048}, "max_message_mb is 2048; wanted 1 to 2047"),
         ({"unproved": "maybe"}, "unproved is 'maybe'; wanted refuse or allow"),
         ({"device": "tpu"}, "device is 'tpu'; wanted cpu or cuda"),
+        ({"engine_code": "yes"}, "engine_code is 'yes'; wanted refuse or allow"),
     ],
 )
 def test_what_no_server_can_do_is_refused(wrong, text):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from runtime.backends.base import BackendOptions
 from runtime.backends.factory import open_backend
 from runtime.errors import BackendUnavailable
 
@@ -169,6 +170,13 @@ def test_its_kernels_stay_those_of_the_replay_and_it_captures_graphs_itself(rtx,
     assert made[0].dynamic_shapes_kernel_specialization_strategy.name == "NONE"
     assert made[0].cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
     assert "cudaStreamBeginCapture" not in standin.state.names()
+
+
+def test_an_older_engine_does_not_run_whatever_it_was_built_for(rtx):
+    plan = rtx.read_bytes()
+    rtx.write_bytes(plan[:24] + bytes([1, 6, 0, 1]) + plan[28:])
+    with pytest.raises(BackendUnavailable, match="which runs engines of the same version only"):
+        open_backend("tensorrt_rtx", rtx, BackendOptions(newer_library=True))
 
 
 def test_a_gpu_without_a_target_is_told_with_the_way_out(rtx, standin):
