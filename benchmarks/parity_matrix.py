@@ -101,12 +101,13 @@ def record_of(cells: Sequence[Cell]) -> dict[str, Any]:
         "dataset": ran[0].dataset,
         "samples": ran[0].samples,
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "versions": dict(_versions()),
+        "versions": dict(versions()),
         "cells": [asdict(cell) for cell in cells],
     }
 
 
-def _versions() -> Iterator[tuple[str, str]]:
+def versions() -> Iterator[tuple[str, str]]:
+    """Libraries that are here, with their versions."""
     for library in LIBRARIES:
         try:
             yield library, version(library)
