@@ -7,14 +7,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.errors import BackendUnavailable, ExportError
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Route
+    from playwright.sync_api import BrowserContext, Page, Playwright, Route
 
 CHROMIUM = "TWINPORT_CHROMIUM"
 """Names the program in place of those on the path."""
@@ -66,7 +66,7 @@ def browser_page(origin: str, watch: Callable[[Page], None] | None = None) -> It
     """
     program = chromium()
     try:
-        from playwright.sync_api import Error, sync_playwright
+        from playwright.sync_api import Error, TimeoutError, sync_playwright
     except ImportError as error:
         raise BackendUnavailable("Playwright is missing; pip install 'twinport[look]'") from error
     allowed = (f"{origin.rstrip('/')}/", "data:", "blob:")
@@ -77,39 +77,45 @@ def browser_page(origin: str, watch: Callable[[Page], None] | None = None) -> It
         else:
             route.abort()
 
-    # What a browser that was killed leaves behind goes with this folder. Ctrl-C is for this
-    # process, which closes the browser in order; the driver would kill it.
-    with (
-        tempfile.TemporaryDirectory(
-            prefix="twinport-look-", dir=folder_for_sockets(), ignore_cleanup_errors=True
-        ) as folder,
-        sync_playwright() as playwright,
-    ):
-        try:
-            context = playwright.chromium.launch_persistent_context(
-                Path(folder) / "profile",
-                executable_path=program,
-                args=QUIET,
-                env={**os.environ, "TMPDIR": folder},
-                handle_sigint=False,
-                downloads_path=Path(folder) / "downloads",
-                viewport={"width": 1200, "height": 900},
-            )
-        except Error as error:
-            raise BackendUnavailable(
-                f"{program} does not start: {_cause(error)}; set {CHROMIUM} to a Chromium that does"
-            ) from error
-        try:
+    try:
+        # What a browser that was killed leaves behind goes with this folder.
+        with (
+            tempfile.TemporaryDirectory(
+                prefix="twinport-look-", dir=folder_for_sockets(), ignore_cleanup_errors=True
+            ) as folder,
+            sync_playwright() as playwright,
+            closing(_context(playwright, program, Path(folder))) as context,
+        ):
             context.set_default_timeout(TIMEOUT_S * 1000)
             context.route("**/*", decide)
             page = context.pages[0]
             if watch is not None:
                 watch(page)
             yield page
-        except Error as error:
-            raise ExportError(f"the page cannot be drawn: {_first_line(error)}") from error
-        finally:
-            context.close()
+    except TimeoutError as error:
+        raise ExportError(f"the page cannot be drawn: it took more than {TIMEOUT_S} s") from error
+    except Error as error:
+        raise ExportError(f"the page cannot be drawn: {_first_line(error)}") from error
+
+
+def _context(playwright: Playwright, program: Path, folder: Path) -> BrowserContext:
+    from playwright.sync_api import Error
+
+    try:
+        return playwright.chromium.launch_persistent_context(
+            folder / "profile",
+            executable_path=program,
+            args=QUIET,
+            env={**os.environ, "TMPDIR": str(folder)},
+            # Ctrl-C is for this process, which closes the browser in order; else it is killed.
+            handle_sigint=False,
+            downloads_path=folder / "downloads",
+            viewport={"width": 1200, "height": 900},
+        )
+    except Error as error:
+        raise BackendUnavailable(
+            f"{program} does not start: {_cause(error)}; set {CHROMIUM} to a Chromium that does"
+        ) from error
 
 
 def folder_for_sockets() -> str:

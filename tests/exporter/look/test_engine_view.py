@@ -17,9 +17,11 @@ from exporter.engine.layers import (
     EngineNetwork,
     EngineTensor,
     network_to_text,
+    read_network,
 )
 from exporter.look import engine_view
-from exporter.look.engine_view import inspector_of, network_from_inspector
+from exporter.look.engine_view import inspector_of, network_from_inspector, view_of_engine
+from exporter.write import VIEW_FILE
 from runtime.backends.plan import HEADER_BYTES
 from runtime.cli import main
 from runtime.errors import BackendUnavailable, RepositoryError
@@ -125,6 +127,21 @@ def test_inspect_draws_and_lists_what_the_inspector_says(engine, tmp_path, monke
     assert {item.name: item.s for item in first.attribute}["module"] == b"conv1 + relu1"
     assert main(["inspect", str(engine), "--inspector", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["inspector"] == fused(eleven=True)
+
+
+def test_without_the_inspector_the_layers_kept_at_build_time_are_drawn(
+    engine, tmp_path, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(engine_view, "open_backend", lambda *_: pytest.fail("was loaded"))
+    monkeypatch.setattr(
+        "exporter.look.netron_picture.draw", lambda graph, pictures: drawn.append(graph)
+    )
+    words = ["inspect", str(engine), "--png", str(tmp_path / "net.png")]
+    assert main(words) == 1, "there is no view yet"
+    (tmp_path / VIEW_FILE).write_bytes(view_of_engine(engine, read_network(tmp_path / FILE_NAME)))
+    assert main(words) == 0
+    assert drawn == [tmp_path / VIEW_FILE]
 
 
 def test_an_engine_that_does_not_load_here_is_one_line(engine, monkeypatch, capsys):

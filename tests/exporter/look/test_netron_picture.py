@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -27,6 +32,17 @@ in_chromium = [
     pytest.mark.browser,
     pytest.mark.needs_tool("chromium", "apt-get install chromium"),
 ]
+DRAW_FOREVER = """
+import sys
+from pathlib import Path
+from exporter.look.netron_picture import netron_page
+try:
+    with netron_page(Path(sys.argv[1])) as page:
+        print("the page is there", flush=True)
+        page.locator("#nothing").wait_for()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
 OPERATORS = {"Conv": 2, "Relu": 4, "MaxPool": 2, "Reshape": 1, "Gemm": 3}
 
 
@@ -122,6 +138,34 @@ def test_what_netron_cannot_read_leaves_no_picture(tmp_path, short_folder, monke
     assert list(short_folder.iterdir()) == [], "profile, downloads and all are gone"
 
 
+@pytest.mark.browser
+@pytest.mark.needs_tool("chromium", "apt-get install chromium")
+def test_ctrl_c_leaves_no_browser_no_file_and_no_picture(lenet, tmp_path, short_folder):
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRAW_FOREVER, lenet.folder / "model.onnx", tmp_path / "net.svg"],
+        env={**os.environ, "TMPDIR": str(short_folder)}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "the page is there\n"
+    assert _processes_with(short_folder), "the browser has its profile there"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the driver, too
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "")
+    assert list(short_folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+    assert _processes_with(short_folder) == []
+
+
+def _processes_with(folder: Path) -> list[str]:
+    """Command lines that name a folder."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in lines if str(folder) in line]
+
+
 def test_a_long_path_for_temporary_files_is_not_used(tmp_path, monkeypatch):
     """Chromium makes a socket in its folder and gives up where the path is too long for one."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
@@ -159,7 +203,7 @@ def test_a_missing_browser_is_one_line_with_the_cure(lenet, tmp_path, monkeypatc
 
 def test_missing_playwright_is_one_line_with_the_cure(lenet, tmp_path, monkeypatch):
     monkeypatch.setenv(browser.CHROMIUM, "/bin/true")
-    monkeypatch.setitem(__import__("sys").modules, "playwright.sync_api", None)
+    monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
     with pytest.raises(BackendUnavailable, match=r"^Playwright is missing; pip install 'twinport"):
         draw(lenet.folder / "model.onnx", [tmp_path / "net.svg"])
     assert list(tmp_path.iterdir()) == []
