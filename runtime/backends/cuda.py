@@ -46,9 +46,9 @@ def device_problem() -> str | None:
     if not _has_driver():
         return f"no NVIDIA driver is installed ({_DRIVER} is not here)"
     status, count = api.cudaGetDeviceCount()
-    if status == api.cudaError_t.cudaErrorNoDevice or (_succeeded(api, status) and not count):
+    if status == api.cudaError_t.cudaErrorNoDevice or (_succeeded(status) and not count):
         return "the NVIDIA driver finds no GPU"
-    if not _succeeded(api, status):
+    if not _succeeded(status):
         return f"the GPU cannot be used: {_text(api, status)}"
     return None
 
@@ -76,8 +76,8 @@ def gpu() -> Gpu:
     return Gpu(name, (int(properties.major), int(properties.minor)))
 
 
-def _succeeded(api: Any, status: Any) -> bool:
-    return bool(status == api.cudaError_t.cudaSuccess)
+def _succeeded(status: Any) -> bool:
+    return int(status) == 0
 
 
 def _text(api: Any, status: Any) -> str:
@@ -95,8 +95,8 @@ def _checked(what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         TwinportError: The call failed otherwise; the text has the call and CUDA's words.
     """
     status, *results = call(*arguments)
-    api = import_module(_BINDINGS)
-    if not _succeeded(api, status):
+    if not _succeeded(status):
+        api = import_module(_BINDINGS)
         text = f"CUDA failed in {what}: {_text(api, status)}"
         if status == api.cudaError_t.cudaErrorMemoryAllocation:
             raise ResourceExhausted(f"{text}; serve fewer models on this GPU, or smaller batches")
@@ -202,7 +202,7 @@ class Stream:
 
     def _abandon_capture(self) -> None:
         status, graph = self._api.cudaStreamEndCapture(self._stream)
-        if _succeeded(self._api, status):
+        if _succeeded(status):
             self._api.cudaGraphDestroy(graph)
         self._api.cudaGetLastError()
 

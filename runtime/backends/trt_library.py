@@ -8,6 +8,7 @@ anything is called that would end the process.
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -34,6 +35,8 @@ _LEVELS = {
     "VERBOSE": logging.DEBUG,
 }
 _ERRORS = ("INTERNAL_ERROR", "ERROR")
+_PLACE = re.compile(r"\[[^\]\s]*::\d+\] ")
+"""Of the library's own sources."""
 
 
 class Library(Protocol):
@@ -152,7 +155,7 @@ class Log:
         """One line of the library; it may call from any thread."""
         line = " ".join(text.split())
         if severity in _ERRORS:
-            self._errors.append(line)
+            self._errors.append(_PLACE.sub("", line))
         logger.log(_LEVELS.get(severity, logging.DEBUG), "%s", line)
 
     def forget(self) -> None:

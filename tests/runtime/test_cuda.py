@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -19,6 +20,49 @@ def test_a_machine_without_a_driver_is_told_so_in_one_line():
     assert cuda.device_problem() == "no NVIDIA driver is installed (libcuda.so.1 is not here)"
     with pytest.raises(BackendUnavailable, match="no NVIDIA driver is installed"):
         cuda.gpu()
+
+
+TOLERANT = """
+from cuda.bindings import runtime as real
+from runtime.backends import cuda
+
+RESULTS = {
+    "cudaGetDeviceProperties": real.cudaDeviceProp(),
+    "cudaStreamCreateWithFlags": real.cudaStream_t(5),
+    "cudaStreamEndCapture": real.cudaGraph_t(0),
+    "cudaGraphInstantiate": real.cudaGraphExec_t(0),
+}
+
+def asked(what, call, *arguments):
+    status, *_ = call(*arguments)
+    assert status == real.cudaError_t.cudaErrorInsufficientDriver, what
+    print(what.split()[0])
+    return RESULTS.get(what.split()[0], 4096)
+
+cuda._checked = asked
+cuda.device_problem = lambda: None
+cuda.gpu()
+memory, device, stream = cuda.PinnedMemory(64), cuda.DeviceMemory(64), cuda.Stream()
+assert stream.handle == 5
+graph = stream.capture(lambda: stream.to_device(device, memory, 64))
+stream.launch(graph)
+stream.to_host(memory, device, 64)
+stream.synchronize()
+for item in (graph, stream, device, memory):
+    item.close()
+"""
+
+
+def test_the_real_bindings_take_every_argument():
+    """Without a driver each call ends with the same error, but not before it was understood."""
+    pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is missing")
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has a driver; the addresses here are made up")
+    done = subprocess.run(
+        [sys.executable, "-c", TOLERANT], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.split())) == 15
 
 
 def test_a_gpu_that_answers_is_no_problem(standin):

@@ -117,6 +117,46 @@ def test_a_file_that_cannot_run_here_is_one_clear_line_and_no_crash(told, name):
     assert lines[name].startswith(CASES[name][2].format(path=folder / name))
 
 
+REFUSED = """
+import sys
+from pathlib import Path
+from runtime.backends import trt, trt_memory
+from runtime.backends.cuda import Gpu
+from runtime.backends.factory import open_backend
+from runtime.backends.plan import FLAVOURS
+from runtime.backends.trt_library import load_library
+from runtime.errors import RepositoryError
+
+library = load_library(FLAVOURS["tensorrt_rtx"])
+allocator = trt_memory.output_allocator(library, trt_memory.Allocation())
+assert isinstance(allocator, library.IOutputAllocator)
+trt.device_problem = lambda: None
+trt.gpu = lambda: Gpu("none", (8, 9))
+for path in sys.argv[1:]:
+    try:
+        open_backend("tensorrt_rtx", Path(path))
+    except RepositoryError as error:
+        print(error, flush=True)
+"""
+
+
+def test_what_the_real_library_says_of_a_plan_comes_with_its_refusal(real_plan, tmp_path):
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has a driver; tests/tensorrt asks the library there")
+    sound, garbled = tmp_path / "sound", tmp_path / "garbled"
+    sound.write_bytes(real_plan)
+    garbled.write_bytes(real_plan[:28] + bytes(len(real_plan) - 28))
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, sound, garbled],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"the process ended with {done.returncode}: {done.stderr}"
+    for path, line in zip((sound, garbled), done.stdout.splitlines(), strict=True):
+        assert line.startswith(f"{path} was refused by TensorRT-RTX: ")
+        assert "Error Code 1: " in line
+        assert "[checkMacros.cpp" not in line
+
+
 @pytest.fixture
 def rtx(standin, monkeypatch, tmp_path):
     """The stand-in as the other flavour: its names beyond those of full TensorRT too."""
