@@ -1,0 +1,79 @@
+"""What inspect says of an engine, which nothing here can load."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+
+import pytest
+
+from exporter.engine.summary import engine_summary, holds_engine
+from exporter.summary import artifact_file
+from runtime.cli import main
+from runtime.errors import NotFound, RepositoryError
+
+
+@pytest.fixture
+def run(capsys):
+    loggers = [logging.getLogger(name) for name in ("exporter", "models", "runtime")]
+    levels = [logger.level for logger in loggers]
+
+    def call(*argv):
+        code = main([str(item) for item in argv])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield call
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def test_an_engine_is_shown_with_profiles_layers_and_its_pending_proof(run, lenet_engine):
+    code, out, _ = run("inspect", lenet_engine.folder.parent)
+    assert code == 0
+    for text in (
+        "input image: float32 [batch, 1, 32, 32]", "engine, fp32, TF32 off, optimisation level 3",
+        "built from lenet5/1", "24 layers: 6 CONSTANT", "24 of them from 12 modules",
+        "[1, 1, 32, 32]   [8, 1, 32, 32]   [64, 1, 32, 32]", "conv1     Conv2d      1 CONVOLUTION",
+        "from lenet5 (models.lenet5.LeNet5)", "batchable: ",
+    ):  # fmt: skip
+        assert text in out
+
+
+def test_json_has_header_layers_and_manifest(run, rtx, lenet_engine):
+    record = json.loads(run("inspect", lenet_engine.folder, "--json")[1])
+    assert (record["flavour"], record["version"]) == ("tensorrt_rtx", rtx.version)
+    assert record["layers"]["CONVOLUTION"] == 2
+    assert len(record["network"]["layers"]) == 24
+    assert record["manifest"]["artifact"]["engine"]["onnx"] == "lenet5/1"
+
+
+def test_an_engine_alone_says_what_its_header_says(run, rtx, lenet_engine, tmp_path):
+    shutil.copy(lenet_engine.folder / "model.engine", tmp_path / "some.engine")
+    code, out, _ = run("inspect", tmp_path / "some.engine")
+    assert code == 0
+    assert f"TensorRT-RTX {rtx.version} engine" in out
+    assert "no manifest beside it" in out
+
+
+def test_a_cut_or_foreign_file_is_one_line(run, lenet_engine, tmp_path):
+    shutil.copytree(lenet_engine.folder, tmp_path / "1")
+    engine = tmp_path / "1" / "model.engine"
+    engine.write_bytes(engine.read_bytes()[:-1])
+    code, _, err = run("inspect", engine)
+    assert code == 1
+    assert "the engine is cut or was changed" in err
+    assert len(err.splitlines()) == 1
+    engine.write_bytes(b"something else")
+    assert holds_engine(engine)
+    with pytest.raises(RepositoryError, match="is no TensorRT engine"):
+        engine_summary(engine)
+
+
+def test_the_view_is_not_taken_for_an_artifact(lenet_engine, tmp_path):
+    assert artifact_file(lenet_engine.folder).name == "model.engine"
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    shutil.copy(lenet_engine.folder / "view.onnx", tmp_path / "m" / "1")
+    with pytest.raises(NotFound, match="is incomplete"):
+        artifact_file(tmp_path / "m")
