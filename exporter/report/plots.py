@@ -166,9 +166,10 @@ def _draw_bar(axes: Axes, row: int, bar: Bar, high: float) -> None:
     drawn = value if value is not None and math.isfinite(value) else high if bar.beyond else 0.0
     color = VERMILION if bar.beyond else BLUE
     judged = bar.limit is not None
+    edge = "white" if bar.beyond else color if judged else GREY
     axes.barh(
-        row, drawn, height=0.55, color=color if judged else "white",
-        edgecolor=color if judged else GREY, hatch="////" if bar.beyond else None, linewidth=0.9,
+        row, drawn, height=0.55, color=color if judged else "white", edgecolor=edge,
+        hatch="////" if bar.beyond else None, linewidth=0.9,
     )  # fmt: skip
     said = "not finite" if value is None or not math.isfinite(value) else number(value)
     text = f"{said}, above the limit" if bar.beyond else said

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from exporter.report.structure import module_rows, structure_of
 from runtime.manifest import ModuleOrigin
 
@@ -36,3 +40,19 @@ def test_modules_come_in_the_order_of_the_graph_below_those_that_hold_them(lenet
 
 def test_without_a_map_there_is_no_tree(lenet):
     assert module_rows({}, lenet.folder / "model.onnx") == ()
+
+
+def test_a_parameter_is_that_of_the_innermost_module_and_the_rest_is_the_roots(tmp_path):
+    sizes = {"a.b.weight": 2, "a.weight": 3, "scale": 5}
+    tensors = {name: np.ones(size, dtype=np.float32) for name, size in sizes.items()}
+    tensors["axes"] = np.ones(7, dtype=np.int64)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    nodes = [helper.make_node("Identity", ["a.b.weight"], ["t"]),
+             helper.make_node("Identity", ["t"], ["y"])]  # fmt: skip
+    graph = helper.make_graph(nodes, "g", [], [y], [
+        numpy_helper.from_array(value, name) for name, value in tensors.items()
+    ])  # fmt: skip
+    onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
+    origins = {"t": ModuleOrigin("a.b", "B", "Identity"), "y": ModuleOrigin("a", "A", "Identity")}
+    rows = module_rows(origins, tmp_path / "g.onnx")
+    assert [(row.path, row.parameters) for row in rows] == [("", 10), ("a", 5), ("a.b", 2)]
