@@ -7,6 +7,7 @@ GPU were looked at: it may end the process where one of them is not as it must b
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -17,7 +18,13 @@ from runtime.backends.base import BackendIdentity, BackendOptions
 from runtime.backends.cuda import DeviceMemory, Gpu, Stream, device_problem, gpu
 from runtime.backends.plan import FLAVOURS, Flavour, check_plan
 from runtime.backends.trt_context import CallShape, Context, Loaded, captures_itself
-from runtime.backends.trt_engine import Shape, bindings_of, check_arrays, choose_profile
+from runtime.backends.trt_engine import (
+    Shape,
+    bindings_of,
+    check_arrays,
+    check_outputs,
+    choose_profile,
+)
 from runtime.backends.trt_graphs import Graphs
 from runtime.backends.trt_library import (
     Library,
@@ -26,6 +33,7 @@ from runtime.backends.trt_library import (
     check_version,
     library_logger,
     load_library,
+    load_plugins,
     version_of,
 )
 from runtime.backends.trt_memory import Allocation, Buffers
@@ -34,6 +42,9 @@ from runtime.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
     import tensorrt as trt
+
+
+logger = logging.getLogger(__name__)
 
 
 class TrtBackend:
@@ -93,6 +104,7 @@ class TrtBackend:
             loaded = self._open()
             names = list(loaded.outputs) if outputs is None else list(outputs)
             check_arrays(loaded.inputs, arrays)
+            check_outputs(loaded.outputs, names)
             profile = choose_profile(loaded.inputs, arrays)
             call = CallShape(profile, tuple(arrays[name].shape for name in loaded.inputs))
             try:
@@ -141,7 +153,11 @@ class TrtBackend:
         """Give the device's memory back; calling it twice is allowed."""
         with self._lock:
             self._loaded = None
-            self._held.close()
+            try:
+                self._held.close()
+            except TwinportError as error:
+                # After a fault of the GPU nothing can be given back but by ending the process.
+                logger.warning("an engine left memory behind: %s", error)
 
     def _open(self) -> Loaded:
         if self._loaded is None:
@@ -172,6 +188,7 @@ def _loaded(
     """The engine on the device, with its memory and its stream; ``held`` gives them back."""
     log = Log()
     logger = library_logger(library, log)
+    load_plugins(library, logger)
     runtime = library.Runtime(logger)
     # Built to run on newer versions, a plan brings code that runs in this process.
     runtime.engine_host_code_allowed = options.engine_code

@@ -93,8 +93,8 @@ class Context:
             TwinportError: Another call failed.
         """
         loaded = self._loaded
-        reads_values = any(binding.values for binding in loaded.inputs.values())
-        if self._ready == (call, loaded.buffers.moves) and not reads_values:
+        reads_host = any(binding.on_host for binding in loaded.inputs.values())
+        if self._ready == (call, loaded.buffers.moves) and not reads_host:
             return
         self._ready = None
         loaded.log.forget()

@@ -155,12 +155,11 @@ def _sizes(engine: trt.ICudaEngine, name: str) -> tuple[Range, ...]:
 
 def _values(engine: trt.ICudaEngine, name: str) -> tuple[Range, ...]:
     """The bindings take the profile first, whatever their documentation says."""
-    ranges = []
-    for profile in range(engine.num_optimization_profiles):
-        found = engine.get_tensor_profile_values(profile, name)
-        if found:
-            ranges.append(Range(tuple(found[0]), tuple(found[2])))
-    return tuple(ranges)
+    profiles = range(engine.num_optimization_profiles)
+    found = [engine.get_tensor_profile_values(profile, name) for profile in profiles]
+    if not all(found):
+        return ()
+    return tuple(Range(tuple(smallest), tuple(largest)) for smallest, _, largest in found)
 
 
 def choose_profile(inputs: Mapping[str, Binding], arrays: Mapping[str, Array]) -> int:
@@ -189,6 +188,17 @@ def _volume(inputs: Mapping[str, Binding], profile: int) -> int:
     """Elements of the largest inputs of a profile."""
     sizes = [binding.sizes[profile].largest for binding in inputs.values()]
     return sum(int(np.prod(shape, dtype=np.int64)) for shape in sizes)
+
+
+def check_outputs(outputs: Mapping[str, Binding], names: Sequence[str]) -> None:
+    """Refuse an output that the engine does not have.
+
+    Raises:
+        InvalidInput: There is one.
+    """
+    for name in names:
+        if name not in outputs:
+            raise InvalidInput(f"output '{name}' is not known; the engine has {', '.join(outputs)}")
 
 
 def check_arrays(inputs: Mapping[str, Binding], arrays: Mapping[str, Array]) -> None:

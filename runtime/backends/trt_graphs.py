@@ -17,7 +17,12 @@ from runtime.errors import TwinportError
 logger = logging.getLogger(__name__)
 
 LIMIT = 16
-"""Graphs of one engine; the one that was not used for longest goes."""
+"""Graphs of one engine."""
+STALE_CALLS = 1000
+"""A graph that so many calls did without makes room; one in use does not, lest shapes that
+take turns be captured over and over."""
+_MOST_SEEN = 4096
+"""Shapes that are remembered without a graph."""
 
 
 @dataclass
@@ -26,6 +31,8 @@ class Captured:
 
     context: Context
     graph: Graph
+    used: int
+    """The call that used it last, counted from the first of the engine."""
 
     def close(self) -> None:
         """Give both back."""
@@ -36,38 +43,58 @@ class Captured:
 class Graphs:
     """The graphs of one engine, by what is the same in the calls that they repeat."""
 
-    def __init__(self, loaded: Loaded, limit: int = LIMIT) -> None:
+    def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
-        self._limit = limit
-        self._kept: OrderedDict[CallShape, Captured | None] = OrderedDict()
+        self._kept: OrderedDict[CallShape, Captured] = OrderedDict()
+        """The one that was not used for longest comes first."""
+        self._seen: set[CallShape] = set()
+        self._calls = 0
         self._moves = 0
         self._off = False
 
     def find(self, call: CallShape) -> Captured | None:
         """The graph for a call, where there is one that holds."""
+        self._calls += 1
         self._drop_moved()
-        if call in self._kept:
+        captured = self._kept.get(call)
+        if captured is not None:
+            captured.used = self._calls
             self._kept.move_to_end(call)
-        return self._kept.get(call)
+        return captured
 
     def ran(self, call: CallShape) -> None:
         """A call ran without a graph; where it is the second of its kind, capture the third.
 
-        Only what comes again is worth it. What cannot be captured is said once, and goes on
-        without.
+        What cannot be captured is said once, and goes on without.
         """
-        if self._off:
-            return
         self._drop_moved()
-        again = call in self._kept
-        self._keep(call, None)
-        if again:
-            try:
-                self._keep(call, self._capture(call))
-            except TwinportError as error:
-                self._off = True
-                self.close()
-                logger.warning("goes on without CUDA graphs: %s", error)
+        if self._off or not self._comes_again(call) or not self._has_room():
+            return
+        try:
+            self._kept[call] = self._capture(call)
+        except TwinportError as error:
+            self._off = True
+            self.close()
+            logger.warning("goes on without CUDA graphs: %s", error)
+
+    def _comes_again(self, call: CallShape) -> bool:
+        if call in self._seen:
+            return True
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        self._seen.add(call)
+        return False
+
+    def _has_room(self) -> bool:
+        """Whether there is room for one more, or a graph that nobody uses makes it."""
+        if len(self._kept) < LIMIT:
+            return True
+        call, oldest = next(iter(self._kept.items()))
+        if self._calls - oldest.used <= STALE_CALLS:
+            return False
+        del self._kept[call]
+        oldest.close()
+        return True
 
     def _drop_moved(self) -> None:
         """Where an address changed, no graph holds any more."""
@@ -83,22 +110,14 @@ class Graphs:
             context.prepare(call)
             context.queue(call)
             stream.synchronize()
-            return Captured(context, stream.capture(lambda: context.queue(call)))
+            graph = stream.capture(lambda: context.queue(call))
         except TwinportError:
             context.close()
             raise
-
-    def _keep(self, call: CallShape, captured: Captured | None) -> None:
-        self._kept[call] = captured
-        self._kept.move_to_end(call)
-        while len(self._kept) > self._limit:
-            _, oldest = self._kept.popitem(last=False)
-            if oldest is not None:
-                oldest.close()
+        return Captured(context, graph, self._calls)
 
     def close(self) -> None:
         """Give all of them back."""
         kept, self._kept = self._kept, OrderedDict()
         for captured in kept.values():
-            if captured is not None:
-                captured.close()
+            captured.close()

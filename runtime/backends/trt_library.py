@@ -145,6 +145,15 @@ def check_target(library: Library, flavour: Flavour, device: Gpu) -> None:
         )
 
 
+def load_plugins(library: Library, logger: trt.ILogger) -> None:
+    """Make the layers known that the library keeps beside its own; some operators become such.
+
+    Its signature asks for a capsule, its documentation and samples give the logger.
+    """
+    module: Any = library
+    module.init_libnvinfer_plugins(logger, "")
+
+
 class Log:
     """What the library said: everything goes to ``logging``, errors are kept for their cause."""
 

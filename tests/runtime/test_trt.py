@@ -239,15 +239,26 @@ def test_graphs_are_dropped_when_a_buffer_moves(load, standin):
     assert len([graph for graph in standin.state.graphs if graph.live]) == 1
 
 
-def test_only_so_many_graphs_are_kept(load, standin):
+def test_only_so_many_graphs_are_kept_and_those_in_use_stay(load, standin, monkeypatch):
+    monkeypatch.setattr("runtime.backends.trt_graphs.STALE_CALLS", 50)
     backend = load(profiles=(LARGE,))
     backend.infer({"x": rows(64)})
     for count in range(1, LIMIT + 4):
         check_linear(backend, count)
         check_linear(backend, count)
+    assert len(calls_of(standin, "cudaGraphInstantiate")) == LIMIT
+    for turn in range(50):
+        check_linear(backend, 1 + turn % 2)
+    for seed in range(3):
+        check_linear(backend, LIMIT + 1, seed)
+    assert len(calls_of(standin, "cudaGraphInstantiate")) == LIMIT + 1
     assert len([graph for graph in standin.state.graphs if graph.live]) == LIMIT
-    check_linear(backend, 1)
-    check_linear(backend, LIMIT + 3)
+    launched = len(calls_of(standin, "cudaGraphLaunch"))
+    # The third was not used for longest.
+    for count, more in ((1, 1), (LIMIT + 1, 1), (4, 1), (3, 0)):
+        check_linear(backend, count)
+        launched += more
+        assert len(calls_of(standin, "cudaGraphLaunch")) == launched
 
 
 @pytest.mark.parametrize(
@@ -336,6 +347,11 @@ def test_inputs_of_another_name_or_type_are_refused(load, arrays, text):
     assert str(caught.value) == text
 
 
+def test_an_output_that_is_not_known_is_refused(load):
+    with pytest.raises(InvalidInput, match="output 'z' is not known; the engine has y, total"):
+        load().infer({"x": rows(1)}, ["z"])
+
+
 @pytest.mark.parametrize(
     ("described", "text"),
     [
@@ -350,6 +366,13 @@ def test_an_engine_that_cannot_be_served_is_refused(load, standin, described, te
         load(**described)
     assert text in str(caught.value)
     assert standin.state.held() == []
+
+
+def test_a_fault_while_closing_is_a_line_in_the_log(load, standin, caplog):
+    backend = load()
+    standin.state.failing["cudaFree"] = standin.cuda.cudaError_t.cudaErrorIllegalAddress
+    backend.close()
+    assert "an engine left memory behind: CUDA failed in cudaFree" in caplog.text
 
 
 def test_a_context_that_is_not_made_is_an_error_with_the_librarys_words(load, standin):

@@ -152,6 +152,12 @@ def _plan_bytes(
     return magic + bytes(12) + length + bytes(version) + body
 
 
+def init_libnvinfer_plugins(logger: Any, namespace: str) -> bool:
+    _made(logger, ILogger)
+    _cuda._called("init_libnvinfer_plugins")
+    return True
+
+
 class Runtime:
     def __init__(self, logger: ILogger) -> None:
         _made(logger, ILogger)
@@ -174,6 +180,8 @@ def _refusal(plan: bytes, *, host_code: bool) -> str:
     described, _ = _parts(plan)
     if described.get("broken"):
         return "Magic tag does not match"
+    if "unsized" in described and "init_libnvinfer_plugins" not in _cuda._state.names():
+        return "the plugin of NonZero was not found"
     if described.get("host_code") and not host_code:
         return "the plan has host code, which is not allowed"
     return ""

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+STAND_IN = ast.parse((HERE / "tensorrt.py").read_text())
 
 
 @pytest.fixture(scope="module")
 def real_tensorrt(tensorrt_stubs):
     """Classes of the real bindings: by name, their attributes and the arguments of methods."""
     tree = ast.parse((tensorrt_stubs / "tensorrt" / "__init__.pyi").read_text())
-    return {node.name: members(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = {node.name: members(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    return {**classes, "the module": members(tree)}
 
 
 def members(node):
@@ -43,8 +45,7 @@ def members(node):
 
 
 def stand_in_classes():
-    tree = ast.parse((HERE / "tensorrt.py").read_text())
-    return [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return [node for node in STAND_IN.body if isinstance(node, ast.ClassDef)]
 
 
 def deviations(ours, real, where):
@@ -74,6 +75,8 @@ def test_every_name_and_argument_is_one_of_tensorrt(real_tensorrt):
             wrong.append(f"{node.name} does not exist")
         else:
             wrong += deviations(members(node), real_tensorrt[node.name], node.name)
+    functions = [node for node in STAND_IN.body if isinstance(node, ast.FunctionDef)]
+    wrong += deviations(members(ast.Module(functions)), real_tensorrt["the module"], "the module")
     assert wrong == []
     assert len(stand_in_classes()) > 10
 
