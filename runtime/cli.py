@@ -68,7 +68,7 @@ COMMANDS = {
 _EXTRAS = dict.fromkeys(
     (
         "torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "sklearn", "matplotlib",
-        "netron", "torchviz", "jinja2", "markupsafe",
+        "netron", "torchviz", "graphviz", "jinja2", "markupsafe",
     ),
     "export,cpu",
 )  # fmt: skip

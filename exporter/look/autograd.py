@@ -7,12 +7,15 @@ import subprocess
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from graphviz import Digraph
 from torch import Tensor
 
 from exporter.look.files import whole_file
 from runtime.errors import BackendUnavailable, ExportError, InvalidInput
+
+if TYPE_CHECKING:
+    from graphviz import Digraph
 
 FORMATS = ("png", "svg", "pdf")
 
