@@ -124,7 +124,7 @@ def _write_files(
 
 def _proof(staging: Path, source: ProvedVersion, manifest: Manifest, library: Library) -> Proof:
     """Replay the evidence on the GPU of this machine; pending where it cannot run the engine."""
-    problem = cuda.device_problem()
+    problem = _why_not_here(manifest)
     if problem:
         return pending_proof(library, source, problem)
     options = BackendOptions(device="cuda")
@@ -136,3 +136,14 @@ def _proof(staging: Path, source: ProvedVersion, manifest: Manifest, library: Li
     with closing(backend):
         replayed = replay_version(staging, manifest, backend)
     return proof_from_replay(library, source, replayed, time.perf_counter() - began)
+
+
+def _why_not_here(manifest: Manifest) -> str | None:
+    """Why this machine cannot run the engine; none where it is to be tried."""
+    problem = cuda.device_problem()
+    targets = manifest.artifact.engine.compute_capabilities if manifest.artifact.engine else ()
+    if problem or not targets:
+        return problem
+    gpu = cuda.gpu()
+    here = ".".join(map(str, gpu.compute_capability))
+    return None if here in targets else f"it is for {', '.join(targets)}, here is {gpu}"

@@ -15,6 +15,7 @@ from exporter.engine.layers import EngineLayer, EngineNetwork, EngineTensor
 from exporter.engine.options import EngineOptions
 from exporter.engine.profiles import profile_from_text
 from exporter.engine.record import check_precision
+from runtime.backends.cuda import Gpu
 from runtime.backends.factory import open_backend
 from runtime.errors import BackendUnavailable, ExportError, InvalidInput, NotFound, RepositoryError
 from runtime.manifest import read_manifest
@@ -244,7 +245,7 @@ def with_gpu(monkeypatch, lenet):
         return Off(open_backend("onnxruntime", lenet.folder / "model.onnx"))
 
     monkeypatch.setattr(pipeline.cuda, "device_problem", lambda: None)
-    monkeypatch.setattr(pipeline.cuda, "gpu", lambda: "a GPU that stands in")
+    monkeypatch.setattr(pipeline.cuda, "gpu", lambda: Gpu("Stand-in", (8, 9)))
     monkeypatch.setattr(pipeline, "open_backend", opened)
     return state
 
@@ -255,7 +256,7 @@ def test_where_a_gpu_answers_the_proof_is_run_at_once(repository, build, with_gp
     assert with_gpu["opens"] == [("tensorrt_rtx", "model.engine", "cuda")]
     assert (proof.verdict, proof.provider) == ("passed", "stand-in")
     assert {item.kind for item in proof.judgements} >= {"real", "random", "zeros"}
-    assert written.manifest.artifact.engine.built_on == "a GPU that stands in"
+    assert written.manifest.artifact.engine.built_on == "Stand-in (compute capability 8.9)"
     assert written.folder == repository / "lenet5_rtx" / "1"
 
 
@@ -265,6 +266,14 @@ def test_an_engine_that_is_another_model_goes_to_failed(repository, build, with_
     assert written.manifest.proof.verdict == "failed"
     assert written.folder == repository / "lenet5_rtx" / "failed" / "1"
     assert not (repository / "lenet5_rtx" / "config.pbtxt").exists()
+
+
+def test_an_engine_for_another_gpu_is_not_tried_here(repository, build, with_gpu):
+    proof = build(repository / "lenet5", compute_capabilities=("12.0", "12.1")).manifest.proof
+    assert with_gpu["opens"] == []
+    assert proof.verdict == "pending"
+    assert "it is for 12.0, 12.1, here is Stand-in (compute capability 8.9)" in proof.reason
+    assert build(repository / "lenet5", compute_capabilities=("8.9",)).manifest.proof.judgements
 
 
 def test_a_gpu_that_cannot_run_it_leaves_the_proof_pending(repository, build, with_gpu):
