@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import sys
+import runpy
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import grpc
@@ -131,16 +129,7 @@ def status_of():
 @pytest.fixture
 def standin(monkeypatch):
     """Stand-ins in the place of TensorRT and CUDA; ``state`` is what lies on the device."""
-    cuda = _standin(monkeypatch, "cuda.bindings.runtime", "cuda_runtime.py")
-    tensorrt = _standin(monkeypatch, "tensorrt", "tensorrt.py")
+    install = runpy.run_path(str(Path(__file__).parents[1] / "standin" / "install.py"))
     monkeypatch.setattr("runtime.backends.cuda._has_driver", lambda: True)
-    return SimpleNamespace(cuda=cuda, tensorrt=tensorrt, state=cuda._state, Misuse=cuda.Misuse)
-
-
-def _standin(monkeypatch, name, file):
-    path = Path(__file__).parents[1] / "standin" / file
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
+    with install["installed"]() as found:
+        yield found

@@ -167,7 +167,6 @@ def rtx(standin, monkeypatch, tmp_path):
     graphs = enum.Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE")
     for name, value in {
         "__version__": "1.7.1.116",
-        "_MAGIC": b"vtrt",
         "ComputeCapability": enum.Enum("ComputeCapability", targets),
         "DynamicShapesKernelSpecializationStrategy": kinds,
         "CudaGraphStrategy": graphs,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,24 +10,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-HERE = Path(__file__).parent
 X = np.array([[1, 2]], np.float32)
 
 
 @pytest.fixture
-def here(monkeypatch):
+def here():
     """Both stand-ins under the names of the real modules."""
-    found = SimpleNamespace()
-    for attribute, name, file in (
-        ("cuda", "cuda.bindings.runtime", "cuda_runtime.py"),
-        ("trt", "tensorrt", "tensorrt.py"),
-    ):
-        spec = importlib.util.spec_from_file_location(name, HERE / file)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
-        setattr(found, attribute, module)
-    return found
+    with runpy.run_path(str(Path(__file__).with_name("install.py")))["installed"]() as found:
+        yield found
 
 
 @pytest.fixture
@@ -40,7 +29,7 @@ def run(here):
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    trt, cuda = here.trt, here.cuda
+    trt, cuda = here.tensorrt, here.cuda
 
     class Log(trt.ILogger):
         def __init__(self):
