@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from runtime.backends.base import BackendOptions
+from runtime.settings import DEVICES, ENGINE_CODE
 
 
 @click.command()
@@ -17,10 +18,22 @@ from runtime.backends.base import BackendOptions
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
     help="Where to.  [default: report.html in the version's folder]",
 )  # fmt: skip
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option(
+    "--device", type=click.Choice(DEVICES), default="cpu", show_default=True,
+    help="Runs the samples, for ONNX Runtime; engines run on the GPU.",
+)  # fmt: skip
+@click.option(
+    "--engine-code", type=click.Choice(ENGINE_CODE), default="refuse", show_default=True,
+    help="Whether a version-compatible engine may run code that it brings.",
+)  # fmt: skip
 @click.option("--browse", is_flag=True, help="Open the page in a browser.")
 def report(
-    model: Path, version: int | None, output: Path | None, device: str, browse: bool
+    model: Path,
+    version: int | None,
+    output: Path | None,
+    device: str,
+    engine_code: str,
+    browse: bool,
 ) -> None:
     """Write one HTML page about a version: graph, proof, examples, experts, engine.
 
@@ -30,7 +43,8 @@ def report(
     """
     from exporter.report.write import ReportRequest, write_report
 
-    request = ReportRequest(model, version, output, BackendOptions(device=device))
+    options = BackendOptions(device=device, engine_code=engine_code == "allow")
+    request = ReportRequest(model, version, output, options)
     path = write_report(request, notify=lambda line: click.echo(line, err=True))
     click.echo(path)
     if browse and not webbrowser.open(path.resolve().as_uri()):

@@ -62,7 +62,8 @@ class Facts:
         artifact_bytes: Its file's size; none where it is missing.
         plots: Of each proof, in the manifest's order.
         again: Plots of the replay of this page, where they differ from the proof's.
-        examples: None where there is no evidence.
+        examples: None where there are none to show.
+        no_examples: Why not; empty where there are some.
         loads: Empty without layers of experts; each with its heat map.
         engine: None where the artifact is no engine.
     """
@@ -79,6 +80,7 @@ class Facts:
     here: Here
     again: tuple[Markup, ...]
     examples: Examples | None
+    no_examples: str
     loads: tuple[tuple[KindLoad, Markup], ...]
     engine: EngineFacts | None
 
@@ -99,9 +101,10 @@ def gather_facts(
     troubles = _troubles(folder, manifest)
     engine = engine_facts(folder, manifest)
     golden = _golden(folder, manifest) if not troubles else None
-    here = Here(reason=troubles[0]) if troubles else Here(reason="there is no evidence to run")
+    here = Here(reason=troubles[0]) if troubles else Here(reason="the version carries no evidence")
     if golden is not None:
         here = run_here(folder, manifest, golden, options)
+    examples, no_examples = _examples(golden, manifest, here)
     failed = folder.parent.name == FAILED_FOLDER
     sources = [engine.source] if engine is not None and engine.source is not None else []
     loads = () if golden is None else expert_loads(golden, [manifest, *sources], here)
@@ -120,10 +123,21 @@ def gather_facts(
         artifact_bytes=_size(folder / Path(manifest.artifact.file).name),
         here=here,
         again=_plots_again(manifest, here),
-        examples=None if golden is None else examples_from(golden, manifest, here),
+        examples=examples,
+        no_examples=no_examples,
         loads=tuple((load, load_plot(load, f"load{i}")) for i, load in enumerate(loads)),
         engine=engine,
     )
+
+
+def _examples(golden: Golden | None, manifest: Manifest, here: Here) -> tuple[Examples | None, str]:
+    if golden is None:
+        return None, here.reason
+    try:
+        found = examples_from(golden, manifest, here)
+    except TwinportError as error:
+        return None, str(error)
+    return (found, "") if found.shown else (None, "the evidence holds no real or random inputs")
 
 
 def _plots_again(manifest: Manifest, here: Here) -> tuple[Markup, ...]:
@@ -168,7 +182,8 @@ def _size(file: Path) -> int | None:
 
 def _golden(folder: Path, manifest: Manifest) -> Golden | None:
     """The evidence; its digest was compared before."""
-    return None if manifest.evidence is None else read_golden(folder / manifest.evidence.file)
+    evidence = manifest.evidence
+    return None if evidence is None else read_golden(folder / Path(evidence.file).name)
 
 
 def _picture(folder: Path, manifest: Manifest, drawing: Draw) -> Picture:

@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from exporter.report.inspected import InspectedLayer, layers_from_information
+from exporter.engine.layers import EngineNetwork
+from exporter.look.engine_view import network_of_inspector
 from exporter.report.words import without_folders
 from runtime.backends.base import Backend, BackendOptions
 from runtime.commands.parity import open_version
@@ -38,14 +39,14 @@ class Here:
         replayed: The proof run again; none where the artifact did not run.
         answers: By case of the evidence; empty where it did not run.
         reason: One line why it did not run; empty where it did.
-        layers: What the library made of an engine's layers; empty where it did not tell.
+        fused: An engine's layers as its library fused them; none where it did not tell.
         not_inspected: Why it did not, of an engine that ran.
     """
 
     replayed: Replayed | None = None
     answers: tuple[Answers, ...] = ()
     reason: str = ""
-    layers: tuple[InspectedLayer, ...] = ()
+    fused: EngineNetwork | None = None
     not_inspected: str = ""
 
 
@@ -58,19 +59,19 @@ def run_here(folder: Path, manifest: Manifest, golden: Golden, options: BackendO
         with closing(open_version(folder, manifest, options)) as backend:
             replayed = replay_version(folder, manifest, backend)
             answers = tuple(_answers(backend, case, golden, manifest) for case in golden.cases)
-            layers, trouble = _inspected(backend)
+            fused, trouble = _inspected(backend, folder / manifest.artifact.file)
     except TwinportError as error:
         return Here(reason=without_folders(str(error)))
-    return Here(replayed, answers, layers=layers, not_inspected=trouble)
+    return Here(replayed, answers, fused=fused, not_inspected=trouble)
 
 
-def _inspected(backend: Backend) -> tuple[tuple[InspectedLayer, ...], str]:
+def _inspected(backend: Backend, artifact: Path) -> tuple[EngineNetwork | None, str]:
     if not isinstance(backend, _Inspectable):
-        return (), ""
+        return None, ""
     try:
-        return layers_from_information(backend.information()), ""
+        return network_of_inspector(artifact, backend.information()), ""
     except TwinportError as error:
-        return (), without_folders(str(error))
+        return None, without_folders(str(error))
 
 
 def _answers(backend: Backend, case: Case, golden: Golden, manifest: Manifest) -> Answers:

@@ -27,10 +27,10 @@ def picture_address(sample: Array, preprocessing: Preprocessing | None) -> str:
     """A sample as a PNG in a ``data:`` address.
 
     Pixels are put back to ``[0, 1]`` by the model's own preprocessing, or where there is
-    none by the sample's smallest and largest value.
+    none that fits by the sample's smallest and largest value.
     """
     array = sample.reshape(sample.shape[-3:]).astype(np.float64)
-    if preprocessing is not None:
+    if preprocessing is not None and _fits(preprocessing, len(array)):
         mean, std = (np.reshape(v, (-1, 1, 1)) for v in (preprocessing.mean, preprocessing.std))
         array = array * std + mean
     else:
@@ -45,3 +45,7 @@ def picture_address(sample: Array, preprocessing: Preprocessing | None) -> str:
     content = io.BytesIO()
     image.save(content, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+
+
+def _fits(preprocessing: Preprocessing, channels: int) -> bool:
+    return {len(preprocessing.mean), len(preprocessing.std)} <= {1, channels}

@@ -119,6 +119,8 @@ def test_pictures_without_preprocessing_are_stretched_and_large_ones_made_small(
     picture = decoded(picture_address(sample, None))
     assert (picture.mode, picture.size) == ("RGB", (64, 96))
     assert decoded(picture_address(np.zeros((1, 8, 8)), None)).size == (8, 8)
+    other = Preprocessing("x", "rgb", 8, 8, (0.5, 0.5), (0.25, 0.25))
+    assert decoded(picture_address(np.zeros((3, 8, 8)), other)).mode == "RGB"
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,12 @@ import pytest
 
 from exporter.report import here as module
 from exporter.report.here import run_here
-from exporter.report.inspected import layers_from_information
 from runtime.backends.base import BackendOptions
 from runtime.errors import BackendUnavailable, TwinportError
 from runtime.golden import read_golden
 
 LAYER = {
-    "Name": "conv1 + relu1", "LayerType": "CaskConvolution", "TacticName": "sm80_fprop",
-    "Metadata": "[ONNX Layer: node_conv2d]",
+    "Name": "conv1 + relu1", "LayerType": "CaskConvolution", "Inputs": [],
     "Outputs": [{"Name": "relu", "Dimensions": [1, 6, 28, 28], "Format/Datatype": "FP32"}],
 }  # fmt: skip
 
@@ -51,6 +49,7 @@ def test_there_is_an_answer_for_every_case(run):
     here, golden = run()
     assert here.replayed.verdict == "passed"
     assert here.reason == here.not_inspected == ""
+    assert here.fused is None, "ONNX Runtime has no inspector"
     for case, answers in zip(golden.cases, here.answers, strict=True):
         np.testing.assert_allclose(answers["logits"], case.truth["logits"].values, rtol=1e-3)
 
@@ -65,24 +64,17 @@ def test_what_cannot_be_opened_is_a_reason_without_places_of_the_machine(run):
 
 
 def test_layers_are_told_where_there_is_an_inspector(run):
-    here, _ = run(lambda backend: Telling(backend, {"Layers": [LAYER]}))
-    (layer,) = here.layers
+    here, _ = run(lambda backend: Telling(backend, {"Layers": [LAYER], "Bindings": ["image"]}))
+    (layer,) = here.fused.layers
     assert (layer.name, layer.kind) == ("conv1 + relu1", "CaskConvolution")
-    assert layer.outputs == ("relu [1, 6, 28, 28] FP32",)
-    assert (layer.tactic, layer.origin) == ("sm80_fprop", "[ONNX Layer: node_conv2d]")
-
-
-def test_an_inspector_that_fails_takes_nothing_else_away(run):
-    here, golden = run(lambda backend: Telling(backend, TwinportError("it gives no JSON")))
-    assert here.not_inspected == "it gives no JSON"
-    assert here.replayed.verdict == "passed"
-    assert len(here.answers) == len(golden.cases)
 
 
 @pytest.mark.parametrize(
-    ("information", "names"),
-    [({"Layers": ["one", "two"]}, ["one", "two"]), ({"Layers": [3, {"Outputs": None}]}, [""]),
-     ({"Layers": None}, []), ({}, [])],
-)  # fmt: skip
-def test_little_detail_and_other_forms_are_taken(information, names):
-    assert [layer.name for layer in layers_from_information(information)] == names
+    ("told", "said"),
+    [(TwinportError("it gives no JSON"), "it gives no JSON"), ({}, "has another form")],
+)
+def test_an_inspector_that_fails_takes_nothing_else_away(run, told, said):
+    here, golden = run(lambda backend: Telling(backend, told))
+    assert said in here.not_inspected
+    assert here.replayed.verdict == "passed"
+    assert len(here.answers) == len(golden.cases)

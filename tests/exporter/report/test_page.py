@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 
+import numpy as np
 import pytest
 
+from exporter.engine.layers import EngineLayer, EngineNetwork
+from exporter.report import facts
 from exporter.report.facts import drawn_by_netron
+from exporter.report.here import Here
+from runtime.backends.base import BackendIdentity
+from runtime.draws import Draw
 from runtime.errors import ExportError
+from runtime.golden import Case, Drawn, Golden, Kept, golden_to_bytes
+from runtime.replay import Replayed
 
 HOSTILE = "<script>alert(1)</script>\"'&$x$"
 
@@ -169,8 +178,21 @@ def test_integers_have_rows_and_no_bars(page_of, lenet, changed):
 
 def test_a_version_without_evidence_says_so(page_of, write_toy):
     page = page_of(write_toy("strings"))
-    assert "there is no evidence to run" in page.sections["head"]
+    assert "not run for this page: the version carries no evidence" in page.sections["head"]
     assert "carries no evidence" in page.sections["examples"]
+
+
+def test_samples_that_cannot_be_drawn_again_are_a_line_of_the_page(page_of, write_toy):
+    folder = write_toy()
+    other = Drawn(Draw("normal", seed=1, shape=(2, 4), dtype="float32"), crc32=0)
+    case = Case("random", False, {"x": other}, {"y": Kept(np.zeros((2, 3)), (2, 3))})
+    data = golden_to_bytes(Golden(True, (case,)))
+    (folder / "golden.safetensors").write_bytes(data)
+    record = json.loads((folder / "manifest.json").read_text())
+    record["evidence"]["sha256"] = hashlib.sha256(data).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(record))
+    page = page_of(folder)
+    assert "There are no samples to show: seed 1 draws other numbers" in page.sections["examples"]
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "golden.safetensors"])
@@ -222,7 +244,7 @@ def test_a_pending_engine_shows_its_layers_and_what_it_came_from(page_of, engine
     assert "The artifact was not run here:" in page.sections["examples"]
     assert "not run here" in page.sections["examples"]
     assert "61,706" in page.sections["graph"]
-    assert "it was not loaded here: " in page.sections["engine"]
+    assert "It was not loaded here: " in page.sections["engine"]
     assert "pip install 'twinport[tensorrt-rtx]'" in page.sections["again"]
 
 
@@ -232,6 +254,18 @@ def test_a_wide_graph_has_the_width_of_the_page_and_is_shown_whole_first(page_of
         checked = [attrs["id"] for tag, attrs in page.tags if tag == "input" and "checked" in attrs]
         assert checked == (["zoom-fit"] if large else ["zoom-1"])
         assert ('class="columns wide-graph"' in page.source) is large
+
+
+def test_an_engine_that_runs_shows_its_layers_as_they_were_fused(page_of, engine, monkeypatch):
+    fused = EngineNetwork((), (EngineLayer("conv1 + relu1", "CaskConvolution", (), ()),), ())
+    identity = BackendIdentity("tensorrt_rtx", "TensorRT-RTX", "a GPU", "tensorrt_rtx 1.7.1.12")
+    here = Here(Replayed("passed", (), identity), fused=fused)
+    monkeypatch.setattr(facts, "run_here", lambda *_: here)
+    page = page_of(engine)
+    assert "1 layers on a GPU" in page.sections["engine"]
+    assert "1 conv1 + relu1 CaskConvolution" in page.sections["engine"]
+    assert "run again for this page on TensorRT-RTX" in page.sections["head"]
+    assert "pending there is no GPU on this machine" in page.sections["head"], "as it was made"
 
 
 def test_an_engine_without_its_layers_and_its_source_says_so(page_of, engine):
