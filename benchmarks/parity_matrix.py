@@ -5,7 +5,8 @@
 Exports both models, builds the engines whose library is here, runs every image of MNIST's
 test set (the bundled digits without MNIST) and prints the matrix. What cannot run on this
 machine is listed with the reason. Exits 1 where a cell that ran is outside of its limits.
-Writes ``benchmarks/results/parity.json`` where no ``--rows`` cuts the data.
+Writes ``benchmarks/results/parity.json`` and the table in ``docs/engines.md`` where no
+``--rows`` cuts the data.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ from runtime.errors import TwinportError
 from runtime.proof import MAX_LIMIT, RMS_LIMIT
 from runtime.tables import console
 
-RESULTS = Path(__file__).parent / "results" / "parity.json"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "parity.json"
+DOCUMENT = ROOT / "docs" / "engines.md"
+BEGIN, END = "<!-- parity:begin -->\n", "<!-- parity:end -->"
 MODELS = {"lenet5": "auto", "moe": "static"}
 """With the form of the expert layers; the static one is what TensorRT takes."""
 LIBRARIES = (
@@ -66,7 +70,10 @@ def main() -> int:
     for line in reasons(cells):
         out.print(line, markup=False, soft_wrap=True)
     if rows is None:
-        RESULTS.write_text(json.dumps(record_of(cells), indent=2) + "\n", encoding="utf-8")
+        record = record_of(cells)
+        RESULTS.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        text = DOCUMENT.read_text(encoding="utf-8")
+        DOCUMENT.write_text(with_table(text, record), encoding="utf-8")
     return 1 if any(cell.verdict == "failed" for cell in cells) else 0
 
 
@@ -122,7 +129,7 @@ def table(cells: Sequence[Cell]) -> Table:
         shown.add_column(heading, no_wrap=True)
     limits = f"RMS (max {RMS_LIMIT:g})", f"largest (max {MAX_LIMIT:g})"
     for heading in (*limits, "relative", "experts", "labels", "accuracy"):
-        shown.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right", no_wrap=heading == "labels")
     shown.add_column("verdict", no_wrap=True)
     for cell in cells:
         shown.add_row(cell.backend, cell.model, cell.precision, cell.route, *_numbers(cell))
@@ -159,23 +166,33 @@ def _number(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.2f}"
 
 
-def as_markdown(record: Mapping[str, Any]) -> str:
-    """The matrix as it stands in the documentation."""
+def table_from_record(record: Mapping[str, Any]) -> str:
+    """The matrix as it stands in the documentation; what did not run in a line below it."""
     heads = ("backend", "model", "precision", "route", f"RMS (max {RMS_LIMIT:g})",
              f"largest (max {MAX_LIMIT:g})", "relative RMS", "labels", "accuracy")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    idle: dict[str, None] = {}
     for cell in record["cells"]:
-        place = f"| {cell['backend']} | {cell['model']} | {cell['precision']} | {cell['route']} |"
         if cell["verdict"] == "not run":
-            lines.append(f"{place} not run |  |  |  |  |")
+            idle[cell["backend"]] = None
             continue
         logits, labels = cell["judgements"][0], cell["labels"]
         lines.append(
-            f"{place} {logits['rms_factor']:.2f} | {logits['max_factor']:.2f} | "
-            f"{logits['relative_rms']:.1e} | {labels['agreeing']} of {labels['samples']} | "
+            f"| {cell['backend']} | {cell['model']} | {cell['precision']} | {cell['route']} | "
+            f"{logits['rms_factor']:.2f} | {logits['max_factor']:.2f} | "
+            f"{logits['relative_rms']:.1e} | {labels['agreeing']:,} of {labels['samples']:,} | "
             f"{labels['artifact_accuracy']:.2%} |"
         )
+    made = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    lines += ["", f"{record['dataset']}, GPU: {record['gpu'] or 'none'}; {made}."]
+    lines += [f"Not run: {', '.join(idle)}."] if idle else []
     return "\n".join(lines)
+
+
+def with_table(text: str, record: Mapping[str, Any]) -> str:
+    """The document with the record's table between its marks."""
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}{table_from_record(record)}\n{END}{rest.split(END)[1]}"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ skipped with its reason.
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import replace
 
@@ -140,3 +141,12 @@ def test_the_printed_matrix_lists_what_did_not_run(program, cells, capsys):
             line.split() and backend in line and model in line and route in line
             for line in printed.splitlines()
         )
+
+
+def test_the_documents_matrix_is_the_programs_record(program):
+    record = json.loads(program.RESULTS.read_text("utf-8"))
+    text = program.DOCUMENT.read_text("utf-8")
+    assert program.with_table(text, record) == text
+    places = [(cell["backend"], cell["model"], cell["route"]) for cell in record["cells"]]
+    assert places == PLACES
+    assert all(cell["verdict"] != "failed" for cell in record["cells"])
