@@ -58,6 +58,10 @@ def test_only_so_many_graphs_are_kept_and_those_in_use_stay(
         check_linear(backend, count)
         check_linear(backend, count)
     assert len(calls_of("cudaGraphInstantiate")) == LIMIT
+    for turn in range(4 * LIMIT):
+        check_linear(backend, 1 + turn % LIMIT)
+    check_linear(backend, LIMIT + 1)
+    assert len(calls_of("cudaGraphInstantiate")) == LIMIT
     for turn in range(50):
         check_linear(backend, 1 + turn % 2)
     for seed in range(3):
