@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exporter.engine.options import EngineOptions
+from exporter.engine.pipeline import EngineRequest, build_engine
+from exporter.engine.progress import BuildView
 from exporter.report.facts import gather_facts
 from exporter.report.page import page_from_facts
 from exporter.write import Written
@@ -149,6 +152,15 @@ def engine(tmp_path: Path, lenet: Written) -> Path:
     record["name"] = "lenet5_rtx"
     (folder / "manifest.json").write_text(json.dumps(record))
     return folder
+
+
+@pytest.fixture(scope="session")
+def built(lenet: Written, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real engine of TensorRT-RTX, built from LeNet-5 without a GPU."""
+    repository = tmp_path_factory.mktemp("built") / "repository"
+    shutil.copytree(lenet.folder.parents[1], repository)
+    request = EngineRequest(repository / "lenet5", None, "tensorrt_rtx", None, EngineOptions())
+    return build_engine(request, BuildView()).folder
 
 
 @pytest.fixture

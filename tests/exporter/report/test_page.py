@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 
-from exporter.engine.layers import EngineLayer, EngineNetwork
+from exporter.engine.layers import EngineLayer, EngineNetwork, read_network
 from exporter.report import facts
 from exporter.report.facts import drawn_by_netron
 from exporter.report.here import Here
@@ -254,6 +254,22 @@ def test_a_wide_graph_has_the_width_of_the_page_and_is_shown_whole_first(page_of
         checked = [attrs["id"] for tag, attrs in page.tags if tag == "input" and "checked" in attrs]
         assert checked == (["zoom-fit"] if large else ["zoom-1"])
         assert ('class="columns wide-graph"' in page.source) is large
+
+
+def test_an_engine_that_was_built_shows_every_layer_it_was_given(page_of, built):
+    drawn = []
+    page = page_of(built, lambda file: drawn.append(file.name) or "<svg/>")
+    assert drawn == ["view.onnx"]
+    network = read_network(built / "layers.json")
+    engine = page.sections["engine"]
+    assert f"{len(network.layers)} layers: " in engine
+    for kind in ("2 CONVOLUTION", "2 POOLING", "3 MATRIX_MULTIPLY"):
+        assert kind in engine
+    for layer in network.layers:
+        assert f" {layer.name} " in engine
+    for module in ("conv1 Conv2d", "flatten Flatten", "fc3 Linear"):
+        assert module in engine
+    assert "built from lenet5/1 \N{CHECK MARK} passed on onnxruntime" in engine
 
 
 def test_an_engine_that_runs_shows_its_layers_as_they_were_fused(page_of, engine, monkeypatch):
