@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,16 +68,11 @@ class TrtBackend:
         check_target(library, flavour, device)
         self._lock = threading.Lock()
         with ExitStack() as held:
-            loaded = _loaded(library, plan, flavour, options, held)
-            self._context = Context(loaded)
-            held.callback(self._context.close)
-            self._graphs = Graphs(loaded) if _can_capture(loaded) else None
-            if self._graphs is not None:
-                held.callback(self._graphs.close)
-            self._loaded: Loaded | None = loaded
+            opened = _opened(_loaded(library, plan, flavour, options, held), held)
             self._held = held.pop_all()
-        self._inputs = {name: item.spec for name, item in loaded.inputs.items()}
-        self._outputs = {name: item.spec for name, item in loaded.outputs.items()}
+        self._opened: _Opened | None = opened
+        self._inputs = {name: item.spec for name, item in opened.loaded.inputs.items()}
+        self._outputs = {name: item.spec for name, item in opened.loaded.outputs.items()}
         self._identity = BackendIdentity(
             flavour.name, flavour.title, str(device), f"{flavour.name} {version_of(library)}"
         )
@@ -101,36 +97,20 @@ class TrtBackend:
     ) -> dict[str, Array]:
         """Run the engine once; see ``Backend.infer``."""
         with self._lock:
-            loaded = self._open()
+            opened = self._open()
+            loaded = opened.loaded
             names = list(loaded.outputs) if outputs is None else list(outputs)
             check_arrays(loaded.inputs, arrays)
             check_outputs(loaded.outputs, names)
             profile = choose_profile(loaded.inputs, arrays)
             call = CallShape(profile, tuple(arrays[name].shape for name in loaded.inputs))
             try:
-                return self._run(loaded, call, arrays, names)
+                return _run(opened, call, arrays, names)
             except BaseException:
                 # What was queued still reads and writes the buffers of the next call.
                 with suppress(TwinportError):
                     loaded.stream.synchronize()
                 raise
-
-    def _run(
-        self, loaded: Loaded, call: CallShape, arrays: Mapping[str, Array], names: Sequence[str]
-    ) -> dict[str, Array]:
-        for name in loaded.inputs:
-            loaded.buffers.reserve(name, arrays[name].shape)
-            loaded.buffers[name].fill(arrays[name])
-        captured = self._graphs.find(call) if self._graphs is not None else None
-        if captured is not None:
-            loaded.stream.launch(captured.graph)
-            return _collect(loaded, captured.context.shapes, names)
-        self._context.prepare(call)
-        self._context.queue(call)
-        results = _collect(loaded, self._context.shapes, names)
-        if self._graphs is not None and None not in self._context.shapes.values():
-            self._graphs.ran(call)
-        return results
 
     def information(self) -> dict[str, Any]:
         """What the engine says of its layers; how much depends on how it was built.
@@ -140,9 +120,10 @@ class TrtBackend:
             TwinportError: The library gives no JSON.
         """
         with self._lock:
-            loaded = self._open()
+            opened = self._open()
+            loaded = opened.loaded
             inspector = loaded.engine.create_engine_inspector()
-            inspector.execution_context = self._context.context
+            inspector.execution_context = opened.context.context
             text = inspector.get_engine_information(loaded.library.LayerInformationFormat.JSON)
         try:
             return dict(json.loads(text))
@@ -152,17 +133,33 @@ class TrtBackend:
     def close(self) -> None:
         """Give the device's memory back; calling it twice is allowed."""
         with self._lock:
-            self._loaded = None
+            # The engine goes with the last that knows it.
+            self._opened = None
             try:
                 self._held.close()
             except TwinportError as error:
                 # After a fault of the GPU nothing can be given back but by ending the process.
                 logger.warning("an engine left memory behind: %s", error)
 
-    def _open(self) -> Loaded:
-        if self._loaded is None:
+    def _open(self) -> _Opened:
+        if self._opened is None:
             raise Unavailable("the engine is closed; load the model again")
-        return self._loaded
+        return self._opened
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An engine and what runs it.
+
+    Attributes:
+        loaded: The engine with its memory.
+        context: For every call that is no graph.
+        graphs: None where nothing may be captured.
+    """
+
+    loaded: Loaded
+    context: Context
+    graphs: Graphs | None
 
 
 def open_tensorrt(plan: Path, options: BackendOptions) -> TrtBackend:
@@ -213,11 +210,40 @@ def _loaded(
     )  # fmt: skip
 
 
+def _opened(loaded: Loaded, held: ExitStack) -> _Opened:
+    context = Context(loaded)
+    held.callback(context.close)
+    graphs = Graphs(loaded) if _can_capture(loaded) else None
+    if graphs is not None:
+        held.callback(graphs.close)
+    return _Opened(loaded, context, graphs)
+
+
 def _can_capture(loaded: Loaded) -> bool:
     """Whether a run may be recorded: not where the library does that, or reads the host."""
     bindings = [*loaded.inputs.values(), *loaded.outputs.values()]
     on_host = any(binding.on_host for binding in bindings)
     return not on_host and not captures_itself(loaded.library)
+
+
+def _run(
+    opened: _Opened, call: CallShape, arrays: Mapping[str, Array], names: Sequence[str]
+) -> dict[str, Array]:
+    """Fill the inputs, run or replay, take the outputs."""
+    loaded, context, graphs = opened.loaded, opened.context, opened.graphs
+    for name in loaded.inputs:
+        loaded.buffers.reserve(name, arrays[name].shape)
+        loaded.buffers[name].fill(arrays[name])
+    captured = graphs.find(call) if graphs is not None else None
+    if captured is not None:
+        loaded.stream.launch(captured.graph)
+        return _collect(loaded, captured.context.shapes, names)
+    context.prepare(call)
+    context.queue(call)
+    results = _collect(loaded, context.shapes, names)
+    if graphs is not None and None not in context.shapes.values():
+        graphs.ran(call)
+    return results
 
 
 def _collect(

@@ -91,6 +91,8 @@ class _State:
     blocks: list[_Block] = field(default_factory=list)
     streams: list[_Stream] = field(default_factory=list)
     graphs: list[_Graph] = field(default_factory=list)
+    engines: list[Callable[[], Any]] = field(default_factory=list)
+    """Weak references to what was loaded; the weights go when nobody knows an engine."""
     failing: dict[str, cudaError_t] = field(default_factory=dict)
     """The next call of that name gives this error instead."""
     devices: int = 1

@@ -36,6 +36,7 @@ def test_closing_gives_everything_back_and_may_be_done_twice(load, standin, rows
         check_linear(backend, 2, seed)
     backend.close()
     assert standin.state.held() == []
+    assert [engine() for engine in standin.state.engines] == [None]
     backend.close()
     for use in (lambda: backend.infer({"x": rows(1)}), backend.information):
         with pytest.raises(Unavailable, match="the engine is closed"):

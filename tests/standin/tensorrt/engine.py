@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from typing import Any
 
 import onnx
@@ -74,6 +75,7 @@ class ICudaEngine:
     def _from(cls, runtime: Runtime, plan: bytes) -> ICudaEngine:
         engine = cls()
         engine._runtime = runtime
+        CUDA._state.engines.append(weakref.ref(engine))
         engine._described, model = parts(plan)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
