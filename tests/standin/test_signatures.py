@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from runtime.backends.trt_engine import DTYPES
+from runtime.tensors import BY_NAME
+
 HERE = Path(__file__).parent
 SOURCES = [ast.parse(path.read_text()) for path in sorted((HERE / "tensorrt").glob("*.py"))]
 OURS = {item.name: item for tree in SOURCES for item in tree.body if hasattr(item, "name")}
@@ -91,6 +94,16 @@ def test_every_name_and_argument_is_one_of_tensorrt(real_tensorrt):
     wrong += deviations(members(ast.Module(functions, [])), real_tensorrt["the module"], "module")
     assert wrong == []
     assert len(stand_in_classes()) > 10
+
+
+def test_every_type_of_tensorrt_is_served_or_known_to_numpy_by_no_name(real_tensorrt):
+    theirs = {name for name in real_tensorrt["DataType"] if name.isupper()}
+    assert theirs - set(DTYPES) == {"BF16", "FP8", "INT4", "FP4", "E8M0"}
+    assert set(DTYPES) < theirs
+    ours = set(DTYPES.values())
+    assert len(ours) == len(DTYPES)
+    assert set(BY_NAME) - ours == {"uint16", "uint32", "uint64", "int16", "float64", "string"}
+    assert ours < set(BY_NAME)
 
 
 @pytest.mark.parametrize(
