@@ -97,9 +97,9 @@ def interruptible(work: Callable[[threading.Event], T]) -> T:
     """
     cancel = threading.Event()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="build") as pool:
-        future = pool.submit(work, cancel)
         try:
-            return future.result()
+            # From the first moment: the pool waits for the work when the block is left.
+            return pool.submit(work, cancel).result()
         except KeyboardInterrupt:
             cancel.set()
             raise

@@ -32,15 +32,21 @@ class Origins:
             module_map: Of the manifest, by the name of a value.
         """
         self.nodes = {node.name: node for node in nodes_of(model.graph) if node.name}
+        self._outer = {
+            inner.name: node.name
+            for node in self.nodes.values() for body in bodies_of(node) for inner in body.node
+        }  # fmt: skip
         self._map = module_map
         self._classes = {item.module: item.module_class for item in module_map.values()}
 
     def module_of_node(self, name: str) -> Module | None:
-        """The module that a node is in."""
+        """The module that a node is in; that of the loop or branch where it says none itself."""
         node = self.nodes.get(name)
         outputs = [] if node is None else node.output
         found = (self.module_of_value(value) for value in outputs)
-        return next((module for module in found if module), None) or self._by_prefix(name)
+        module = next((module for module in found if module), None) or self._by_prefix(name)
+        outer = self._outer.get(name)
+        return module if module or not outer else self.module_of_node(outer)
 
     def module_of_value(self, name: str) -> Module | None:
         """The module that gives a value."""

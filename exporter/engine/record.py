@@ -157,10 +157,11 @@ def _unjudged(library: Library, source: ProvedVersion) -> Proof:
 
 
 def _warnings(library: Library, source: ProvedVersion) -> tuple[str, ...]:
+    given = tuple(f"of {source.name}: {warning}" for warning in source.proof.warnings)
     if library.traits.triton:
-        return source.proof.warnings
+        return given
     no_triton = (
         f"Triton Inference Server has no backend '{library.flavour.name}' and cannot load this "
         "engine; twinport serve can"
     )
-    return (*source.proof.warnings, no_triton)
+    return (*given, no_triton)

@@ -13,7 +13,8 @@ MOE = ModuleOrigin("blocks.0.moe", "models.moe.MoELayer", "MoE")
 
 def origins():
     body = helper.make_graph(
-        [helper.make_node("Neg", ["x"], ["inner_out"], name="inner")], "body", [],
+        [helper.make_node("Neg", ["x"], ["inner_out"], name="inner"),
+         helper.make_node("Abs", ["x"], ["unknown"], name="nameless")], "body", [],
         [helper.make_tensor_value_info("inner_out", TensorProto.FLOAT, None)],
     )  # fmt: skip
     nodes = [
@@ -24,6 +25,7 @@ def origins():
     places = {
         "linear": ModuleOrigin("fc1", "torch.nn.Linear", "Gemm"),
         "inner_out": ModuleOrigin("", "Net", "Neg"),
+        "y": ModuleOrigin("loop", "Loop", "If"),
         "chosen": ModuleOrigin("gate", "torch.nn.Linear", "TopK"),
         "getitem": MOE,
     }
@@ -38,6 +40,7 @@ def test_a_node_is_where_one_of_its_values_is():
 
 def test_nodes_in_bodies_are_known():
     assert str(origins().module_of_node("inner")) == "the root, Net"
+    assert origins().module_of_node("nameless") == Module("loop", "Loop")
 
 
 def test_what_stands_for_a_layer_of_experts_is_named_after_it():
