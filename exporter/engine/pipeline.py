@@ -127,7 +127,7 @@ def _proof(staging: Path, source: ProvedVersion, manifest: Manifest, library: Li
     problem = _why_not_here(manifest)
     if problem:
         return pending_proof(library, source, problem)
-    options = BackendOptions(device="cuda")
+    options = BackendOptions(device="cuda", engine_code=True)  # it was built a moment ago
     try:
         backend = open_backend(library.flavour.name, staging / ENGINE_FILE, options)
     except BackendUnavailable as error:
