@@ -7,6 +7,8 @@ BACKEND := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 OTHER := $(if $(filter gpu,$(BACKEND)),onnxruntime,onnxruntime-gpu)
 # What the tests need; real engines are built without a GPU.
 TESTED := export,$(BACKEND),tensorrt-rtx,look,dev
+# Test files at a time; each process keeps to one thread.
+JOBS ?= 2
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 # The signatures of the real TensorRT; made where gcc and binutils are.
@@ -18,7 +20,7 @@ demo: $(VENV)/.installed-demo-$(BACKEND)
 	$(BIN)/twinport demo
 
 test: $(VENV)/.installed-test-$(BACKEND)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python -m pytest -m slow
