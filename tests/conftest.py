@@ -31,6 +31,11 @@ from runtime.tensors import TensorSpec
 # each other in tiny operators cost more than they compute, several times so on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A shell without job control starts what it puts in the background deaf to Ctrl-C, and so would
+# be every program that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REQUIRE_TOOLS = "TWINPORT_REQUIRE_TOOLS"
 """Set where every tool of the system must be there, so that no test is skipped for one."""
 
