@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from exporter.engine.library import open_library
+from exporter.engine.library import check_machine, open_library
 from exporter.engine.options import EngineOptions, check_options
 from exporter.engine.pipeline import EngineRequest, build_engine
 from exporter.engine.profiles import checked_profiles
@@ -35,10 +35,12 @@ class EngineWish:
             ranges: Sizes of its free axes.
 
         Raises:
-            BackendUnavailable: The library is missing.
+            BackendUnavailable: The library is missing, or the GPU that its builder needs.
             InvalidInput: The profiles or the options do not fit the module or the library.
         """
-        check_options(self.options, open_library(self.flavour))
+        library = open_library(self.flavour)
+        check_options(self.options, library)
+        check_machine(library)
         checked_profiles(self.options.profiles, inputs, ranges)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from runtime.backends import cuda
 from runtime.backends.plan import FLAVOURS, Flavour
 from runtime.errors import BackendUnavailable, InvalidInput
 
@@ -26,6 +27,7 @@ class Traits:
         hardware_compatibility: Engines for other GPUs than the one at hand.
         compute_capabilities: GPUs may be named that need not be there.
         lean_runtime: Comes with the runtime that a version-compatible plan may carry.
+        gpu_needed: Its builder measures on a GPU; without one it is not made.
         triton: Triton Inference Server has a backend for its engines.
     """
 
@@ -33,18 +35,19 @@ class Traits:
     hardware_compatibility: bool
     compute_capabilities: bool
     lean_runtime: bool
+    gpu_needed: bool
     triton: bool
 
 
 TRAITS = {
     "tensorrt": Traits(
         timing_cache=True, hardware_compatibility=True, compute_capabilities=False,
-        lean_runtime=True, triton=True,
+        lean_runtime=True, gpu_needed=True, triton=True,
     ),
     # Its calls for a timing cache do nothing, the one for hardware compatibility only warns.
     "tensorrt_rtx": Traits(
         timing_cache=False, hardware_compatibility=False, compute_capabilities=True,
-        lean_runtime=False, triton=False,
+        lean_runtime=False, gpu_needed=False, triton=False,
     ),
 }  # fmt: skip
 
@@ -93,6 +96,20 @@ def open_library(flavour: str | None = None) -> Library:
         "no TensorRT is installed; pip install 'twinport[tensorrt-rtx]' builds engines for RTX "
         "GPUs on any machine, 'twinport[tensorrt]' those for all other GPUs"
     ) from missing
+
+
+def check_machine(library: Library) -> None:
+    """Refuse to build where a library's builder needs a GPU and none answers.
+
+    Raises:
+        BackendUnavailable: There is no driver or no GPU; the text names the cure.
+    """
+    problem = cuda.device_problem() if library.traits.gpu_needed else None
+    if problem is not None:
+        raise BackendUnavailable(
+            f"{library.flavour.title} builds and checks on a machine with a GPU only: {problem}; "
+            "--flavour tensorrt-rtx does both without one"
+        )
 
 
 def _imported(flavour: Flavour) -> Library:

@@ -13,6 +13,8 @@ from runtime.errors import InvalidInput, UsageProblem
 
 HARDWARE_COMPATIBILITY = ("none", "ampere_plus", "same_compute_capability")
 OPTIMIZATION_LEVELS = range(6)
+LARGEST_WORKSPACE = 2**63 - 1
+"""Bytes; what the library can be told."""
 _CAPABILITY = re.compile(r"[1-9][0-9]?\.[0-9]")
 
 
@@ -46,8 +48,10 @@ class EngineOptions:
             raise InvalidInput(
                 f"optimization level {self.optimization_level} is not known; use 0 to 5"
             )
-        if self.workspace_bytes is not None and self.workspace_bytes < 1:
-            raise InvalidInput(f"workspace of {self.workspace_bytes} bytes; wanted 1 or more")
+        if self.workspace_bytes is not None and not 1 <= self.workspace_bytes <= LARGEST_WORKSPACE:
+            raise InvalidInput(
+                f"workspace of {self.workspace_bytes:,} bytes; wanted 1 to {LARGEST_WORKSPACE:,}"
+            )
         if self.hardware_compatibility not in HARDWARE_COMPATIBILITY:
             raise InvalidInput(
                 f"hardware compatibility '{self.hardware_compatibility}' is not known; "

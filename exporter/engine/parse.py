@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from exporter.engine.faults import Fault, fault_from_error, fault_from_log
-from exporter.engine.library import Library
+from exporter.engine.faults import Fault, fault_from_error, fault_from_log, short_text
+from exporter.engine.library import Library, check_machine
 from exporter.engine.listen import log_of
 from exporter.engine.origins import Origins
-from runtime.errors import ExportError, RepositoryError
+from runtime.errors import BackendUnavailable, ExportError, RepositoryError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -59,10 +59,20 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
 
 def open_session(library: Library) -> Session:
-    """A builder of this library."""
+    """A builder of this library.
+
+    Raises:
+        BackendUnavailable: There is no GPU and it needs one, or it makes none.
+    """
+    check_machine(library)
     errors: list[str] = []
     log = log_of(library, errors)
-    return Session(library, library.api.Builder(log), log, errors)
+    try:
+        builder = library.api.Builder(log)
+    except TypeError as error:  # what the bindings make of a builder that is not there
+        said = short_text(errors[0]) if errors else str(error)
+        raise BackendUnavailable(f"{library.title} makes no builder here: {said}") from error
+    return Session(library, builder, log, errors)
 
 
 def parsed_network(session: Session, path: Path, origins: Origins) -> Parsed:

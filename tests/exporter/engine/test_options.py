@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from exporter.engine.after_export import EngineWish
 from exporter.engine.library import TRAITS, Library, open_library
 from exporter.engine.options import EngineOptions, check_options, known_capabilities
+from exporter.engine.parse import open_session
+from runtime.backends import cuda
 from runtime.backends.plan import FLAVOURS
 from runtime.errors import BackendUnavailable, InvalidInput, UsageProblem
 
@@ -20,7 +23,8 @@ class Named:
 @pytest.mark.parametrize(
     "options",
     [
-        {"optimization_level": 6}, {"workspace_bytes": 0}, {"hardware_compatibility": "all"},
+        {"optimization_level": 6}, {"workspace_bytes": 0}, {"workspace_bytes": 2**64},
+        {"hardware_compatibility": "all"},
         {"compute_capabilities": ("sm89",)}, {"compute_capabilities": ("8.9", "8.9")},
     ],
 )  # fmt: skip
@@ -53,6 +57,26 @@ def test_the_full_library_refuses_named_gpus_and_caches_without_a_folder(tmp_pat
         check_options(EngineOptions(timing_cache=tmp_path / "no" / "cache"), full)
     with pytest.raises(InvalidInput, match="is a folder"):
         check_options(EngineOptions(timing_cache=tmp_path), full)
+
+
+def test_the_full_library_is_not_asked_for_a_builder_without_a_gpu(monkeypatch, rtx):
+    monkeypatch.setattr(cuda, "device_problem", lambda: "no NVIDIA driver is installed")
+    full = Library(FLAVOURS["tensorrt"], "11.4.0.1", Named("11.4.0.1"))
+    with pytest.raises(BackendUnavailable, match=r"no NVIDIA driver.*--flavour tensorrt-rtx"):
+        open_session(full)
+    monkeypatch.setattr("exporter.engine.after_export.open_library", lambda _: full)
+    with pytest.raises(BackendUnavailable, match="no NVIDIA driver"):
+        EngineWish("tensorrt").check((), {})
+    assert open_session(rtx).builder is not None
+
+
+def test_a_library_that_makes_no_builder_says_so_in_one_line(monkeypatch, rtx):
+    def no_builder(log):
+        raise TypeError("factory function returned nullptr")
+
+    monkeypatch.setattr(rtx.api, "Builder", no_builder)
+    with pytest.raises(BackendUnavailable, match="makes no builder here: factory function"):
+        open_session(rtx)
 
 
 def test_gpus_are_named_by_their_compute_capability(rtx):
