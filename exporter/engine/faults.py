@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _LONGEST = 240
 _NOISE = re.compile(r"catchCudaError|CUDA driver version is insufficient")
 """Without a driver every other error is followed by one that says so."""
-_ASSERTION = re.compile(r"Assertion failed: .*?(?: && \"|: )(?P<text>\S.*)")
+_ASSERTION = re.compile(r"(?:Assertion failed: .*?(?: && \"|: )|^\w+ && \")(?P<text>\S.*)")
 _API = re.compile(r"Error Code \d+: [\w ]+ \((?P<text>.*)\)\s*$", re.DOTALL)
 _SOURCE = re.compile(r"^\[\S+\.(?:cpp|h):\d+: \w+\]\s*")
 _PLACE = re.compile(r"\.?\s+In \w+ at \S+:\d+")
@@ -24,7 +24,7 @@ _EXPERTS = "export with --moe-form static where it comes from a layer of experts
 _CURES = (
     (re.compile(r"\bNonZero\b"), f"{_EXPERTS}; else make sizes independent of data"),
     (re.compile(r"ScatterND"), f"{_EXPERTS}; else add with scatter_add along one axis"),
-    (re.compile(r"not found in plugin registry|No importer|not found in registry"),
+    (re.compile(r"Plugin not found|not found in plugin registry|No importer|not found in registry"),
      "write it with other operators in the module"),
     (re.compile(r"workspace memory|scratch", re.I), "raise --workspace"),
     (re.compile(r"Turing|SM75"), "leave compute capability 7.5 out"),

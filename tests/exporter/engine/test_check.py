@@ -55,6 +55,8 @@ def test_what_needs_an_unknown_type_is_said_to_be_unknown(graphs):
     assert verdicts(checked) == {"foo": "refused", "behind": "unknown", "far": "unknown",
                                  "beside": "taken"}  # fmt: skip
     assert checked.nodes[0].operator == "mine.Foo"
+    assert checked.nodes[0].reason.startswith("Plugin not found")
+    assert checked.nodes[0].cure == "write it with other operators in the module"
     assert "needs what the refused node 'foo' gives" in checked.nodes[1].reason
 
 
