@@ -37,6 +37,8 @@ _LEVELS = {
 _ERRORS = ("INTERNAL_ERROR", "ERROR")
 _PLACE = re.compile(r"\[[^\]\s]*::\d+\] ")
 """Of the library's own sources."""
+_loggers: list[object] = []
+"""Kept for good: plugins write to the logger that they were given last, whoever let it go."""
 
 
 class Library(Protocol):
@@ -193,4 +195,6 @@ def library_logger(library: Library, log: Log) -> trt.ILogger:
         def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
             log.keep(severity.name, msg)
 
-    return _Logger()
+    made = _Logger()
+    _loggers.append(made)
+    return made

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -41,6 +44,18 @@ def test_closing_gives_everything_back_and_may_be_done_twice(load, standin, rows
     for use in (lambda: backend.infer({"x": rows(1)}), backend.information):
         with pytest.raises(Unavailable, match="the engine is closed"):
             use()
+
+
+def test_the_logger_that_plugins_were_given_outlives_the_engine(load, standin, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        standin.tensorrt,
+        "init_libnvinfer_plugins",
+        lambda logger, namespace: given.append(weakref.ref(logger)),
+    )
+    load().close()
+    gc.collect()
+    assert given[0]() is not None
 
 
 @pytest.mark.parametrize(
