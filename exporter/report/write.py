@@ -61,7 +61,9 @@ def write_report(
     target = request.file or folder / REPORT_FILE
     _check_target(target)
     notify(f"reading {manifest.name} version {manifest.version}")
-    page = page_from_facts(gather_facts(folder, manifest, request.options, drawing))
+    # Of a place that is written out, the page knows what to leave away.
+    facts = gather_facts(folder.absolute(), manifest, request.options, drawing)
+    page = page_from_facts(facts)
     try:
         write_atomically(target, page)
     except OSError as error:

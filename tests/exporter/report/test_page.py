@@ -14,6 +14,7 @@ from exporter.engine.layers import EngineLayer, EngineNetwork, read_network
 from exporter.report import facts
 from exporter.report.facts import drawn_by_netron
 from exporter.report.here import Here
+from exporter.report.write import ReportRequest, write_report
 from runtime.backends.base import BackendIdentity
 from runtime.draws import Draw
 from runtime.errors import ExportError
@@ -205,6 +206,17 @@ def test_a_file_changed_after_the_proof_is_no_longer_proved(page_of, lenet, chan
     assert f"{file} has sha256" in page.sections["head"]
     assert "run again for this page" not in page.text
     assert "There are no samples to show" in page.sections["examples"]
+
+
+def test_a_relative_place_is_not_named_either(changed, lenet, tmp_path, monkeypatch):
+    folder = changed(lenet)
+    with (folder / "model.onnx").open("ab") as opened:
+        opened.write(b" ")
+    monkeypatch.chdir(tmp_path)
+    request = ReportRequest(folder.parent.relative_to(tmp_path), file=tmp_path / "page.html")
+    text = write_report(request, drawing=lambda _: "<svg/>").read_text()
+    assert "model.onnx has sha256" in text
+    assert "repository/" not in text
 
 
 def test_a_name_that_leads_out_of_the_folder_is_not_followed(page_of, lenet, changed):
