@@ -21,6 +21,7 @@ from exporter.inspect_view import (
 )
 from exporter.look.asked import Looks
 from runtime.errors import UsageProblem
+from runtime.settings import ENGINE_CODE
 
 
 @click.command()
@@ -34,6 +35,13 @@ from runtime.errors import UsageProblem
     "--inspector",
     is_flag=True,
     help="Show an engine as its library fused it; needs the GPU that it is for.",
+)
+@click.option(
+    "--engine-code",
+    type=click.Choice(ENGINE_CODE),
+    default="refuse",
+    show_default=True,
+    help="Whether --inspector may run code that a version-compatible engine brings.",
 )
 @click.option(
     "--autograd",
@@ -50,6 +58,7 @@ def inspect(
     netron: bool,
     port: int,
     inspector: bool,
+    engine_code: str,
     autograd: Path | None,
     as_json: bool,
     **source: Any,
@@ -61,7 +70,8 @@ def inspect(
     shown layer by layer. A path's graph is drawn with --svg and --png, a module's with
     --autograd.
     """
-    looks = Looks(svg, png, browse, netron, port, inspector, autograd)
+    code = engine_code == "allow"
+    looks = Looks(svg, png, browse, netron, port, inspector, autograd, engine_code=code)
     path = Path(model)
     if ":" not in model and (path.exists() or path.suffix or len(path.parts) > 1):
         if autograd is not None:

@@ -12,6 +12,9 @@ from runtime.errors import UsageProblem
 class Looks:
     """What is asked for beside the text.
 
+    Attributes:
+        engine_code: Whether the inspector may run code that an engine brings.
+
     Raises:
         UsageProblem: A picture's suffix contradicts its option.
     """
@@ -23,6 +26,7 @@ class Looks:
     port: int
     inspector: bool
     autograd: Path | None
+    engine_code: bool = False
 
     def __post_init__(self) -> None:
         for suffix, picture in ((".svg", self.svg), (".png", self.png)):

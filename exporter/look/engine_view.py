@@ -33,8 +33,12 @@ _DTYPES = {
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
-def inspector_of(engine: Path) -> dict[str, Any]:
+def inspector_of(engine: Path, *, engine_code: bool = False) -> dict[str, Any]:
     """Load an engine and ask its inspector.
+
+    Args:
+        engine: The file.
+        engine_code: Whether it may run the code that it brings.
 
     Raises:
         RepositoryError: The file is no sound engine, or its manifest none.
@@ -44,7 +48,7 @@ def inspector_of(engine: Path) -> dict[str, Any]:
     beside = engine.with_name(MANIFEST_FILE)
     manifest = read_manifest(beside) if beside.is_file() else None
     flavour = read_header(engine).flavour
-    options = backend_options(BackendOptions(), manifest)
+    options = backend_options(BackendOptions(engine_code=engine_code), manifest)
     with closing(open_backend(flavour.name, engine, options)) as backend:
         ask = getattr(backend, "information", None)
         if ask is None:

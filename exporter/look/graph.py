@@ -47,7 +47,7 @@ def graph_of(artifact: Path, looks: Looks) -> Iterator[Graph]:
         return
     if not holds_engine(artifact):
         raise UsageProblem(f"--inspector asks an engine and {artifact} is none; leave it away")
-    information = inspector_of(artifact)
+    information = inspector_of(artifact, engine_code=looks.engine_code)
     network = network_of_inspector(artifact, information)
     with tempfile.TemporaryDirectory(prefix="twinport-inspector-") as folder:
         file = Path(folder) / "inspector.onnx"

@@ -129,6 +129,16 @@ def test_inspect_draws_and_lists_what_the_inspector_says(engine, tmp_path, monke
     assert json.loads(capsys.readouterr().out)["inspector"] == fused(eleven=True)
 
 
+@pytest.mark.parametrize(("words", "allowed"), [((), False), (("--engine-code", "allow"), True)])
+def test_code_that_an_engine_brings_runs_where_it_is_allowed(engine, monkeypatch, words, allowed):
+    given = []
+    monkeypatch.setattr(
+        engine_view, "open_backend", lambda *told: given.append(told[2]) or Answering()
+    )
+    assert main(["inspect", str(engine), "--inspector", *words]) == 0
+    assert given[0].engine_code is allowed
+
+
 def test_without_the_inspector_the_layers_kept_at_build_time_are_drawn(
     engine, tmp_path, monkeypatch
 ):
