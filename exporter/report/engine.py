@@ -47,7 +47,7 @@ def engine_facts(folder: Path, manifest: Manifest) -> EngineFacts | None:
     try:
         network = read_network(folder / FILE_NAME)
     except RepositoryError as error:
-        trouble = without_folders(str(error))
+        trouble = without_folders(str(error), folder)
     kinds = Counter(layer.kind for layer in network.layers) if network else Counter[str]()
     source_folder = _source_folder(folder, record)
     return EngineFacts(

@@ -172,7 +172,7 @@ def _troubles(folder: Path, manifest: Manifest) -> tuple[str, ...]:
             # A name with folders in it would lead out of the version.
             check_sha256(folder / Path(name).name, expected)
         except RepositoryError as error:
-            troubles.append(without_folders(str(error)))
+            troubles.append(without_folders(str(error), folder))
     return tuple(troubles)
 
 
@@ -194,7 +194,7 @@ def _picture(folder: Path, manifest: Manifest, drawing: Draw) -> Picture:
         file = graph_to_look_at(artifact)
         svg = inlined_svg(drawing(file), GRAPH, "The graph as Netron draws it")
     except TwinportError as error:
-        return Picture(None, False, False, without_folders(str(error)))
+        return Picture(None, False, False, without_folders(str(error), folder))
     return Picture(svg, file != artifact, svg_width(svg) > _NARROW, "")
 
 

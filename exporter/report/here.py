@@ -61,7 +61,7 @@ def run_here(folder: Path, manifest: Manifest, golden: Golden, options: BackendO
             answers = tuple(_answers(backend, case, golden, manifest) for case in golden.cases)
             fused, trouble = _inspected(backend, folder / manifest.artifact.file)
     except TwinportError as error:
-        return Here(reason=without_folders(str(error)))
+        return Here(reason=without_folders(str(error), folder))
     return Here(replayed, answers, fused=fused, not_inspected=trouble)
 
 
@@ -71,7 +71,7 @@ def _inspected(backend: Backend, artifact: Path) -> tuple[EngineNetwork | None, 
     try:
         return network_of_inspector(artifact, backend.information()), ""
     except TwinportError as error:
-        return None, without_folders(str(error))
+        return None, without_folders(str(error), artifact.parent)
 
 
 def _answers(backend: Backend, case: Case, golden: Golden, manifest: Manifest) -> Answers:

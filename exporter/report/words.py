@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 from runtime.manifest import Judgement
 from runtime.tensors import TensorSpec
@@ -13,8 +14,15 @@ _FOLDERS = re.compile(r"(?<![\w.:/])(?:/[^\s/:'\"]+)+/(?=[^\s/])")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
-def without_folders(text: str) -> str:
-    """A text in which files are named and their places on this machine are not."""
+def without_folders(text: str, folder: Path) -> str:
+    """A text in which files are named and their places on this machine are not.
+
+    Args:
+        text: Of an error.
+        folder: That of the version; its parts may hold what ends a path elsewhere.
+    """
+    for place in (folder, *folder.parents[:2]):
+        text = re.sub(rf"{re.escape(str(place))}/(?:[^\s/:'\"]+/)*", "", text)
     return _FOLDERS.sub("", text)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -14,11 +15,12 @@ from exporter.report import words
         ("no '/usr/lib/libcuda.so.1' here", "no 'libcuda.so.1' here"),
         ("(/tmp/x/y.onnx: gone)", "(y.onnx: gone)"),
         ("RMS and/or max, 3/4 of lenet5/1", "RMS and/or max, 3/4 of lenet5/1"),
+        ("no '/home/a b/net/1/x.onnx', /home/a b/net/c.txt", "no 'x.onnx', c.txt"),
         ("see https://far.example/a/b", "see https://far.example/a/b"),
     ],
 )
 def test_files_keep_their_names_and_lose_their_places(text, said):
-    assert words.without_folders(text) == said
+    assert words.without_folders(text, Path("/home/a b/net/1")) == said
 
 
 @pytest.mark.parametrize(
