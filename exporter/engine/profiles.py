@@ -136,10 +136,10 @@ def _check_no_gap(profiles: Sequence[Profile]) -> None:
     for cell in itertools.product(*(itertools.pairwise(column) for column in edges)):
         if not any(_takes(profile, axes, cell) for profile in profiles):
             sizes = ", ".join(
-                f"{axis} {low} to {after - 1}"
+                f"{axis} {low}" if after - 1 == low else f"{axis} {low} to {after - 1}"
                 for axis, (low, after) in zip(axes, cell, strict=True)
             )
-            raise InvalidInput(f"no profile takes {sizes}; let the profiles meet")
+            raise InvalidInput(f"no profile takes {sizes}; let them meet")
 
 
 def _takes(profile: Profile, axes: Sequence[str], cell: Sequence[tuple[int, int]]) -> bool:

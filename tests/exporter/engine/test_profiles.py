@@ -67,7 +67,7 @@ def test_the_default_takes_all_declared_sizes_and_tunes_for_the_middle():
         (["batch=1,8,65"], IMAGE, BATCH, "batch 1 to 65; the model was exported and proved"),
         (["batch=1,8,64"], TOKENS, BOTH, "says nothing of the free axis 'seq'"),
         (["batch=1,2,3"], IMAGE, {}, "leave --profile out"),
-        (["batch=1,2,4", "batch=6,8,64"], IMAGE, BATCH, "no profile takes batch 5 to 5"),
+        (["batch=1,2,4", "batch=6,8,64"], IMAGE, BATCH, "no profile takes batch 5; let them meet"),
         (["batch=1,2,4;seq=1,2,8", "batch=1,2,8;seq=8,9,16"], TOKENS, BOTH,
          "no profile takes batch 5 to 8, seq 1 to 7"),
     ],
