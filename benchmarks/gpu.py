@@ -243,10 +243,12 @@ def _timed(call: Callable[[], Any], seconds: float) -> list[float]:
     for _ in range(WARM_UP):
         call()
     times: list[float] = []
-    while len(times) < LEAST_CALLS or sum(times) < seconds:
+    spent = 0.0
+    while len(times) < LEAST_CALLS or spent < seconds:
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
+        spent += times[-1]
     return times
 
 

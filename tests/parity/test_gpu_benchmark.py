@@ -70,3 +70,18 @@ def test_without_a_gpu_it_says_so_in_one_line(benchmark, capsys):
     assert capsys.readouterr().err == (
         "gpu.py: torch finds no GPU; --device cpu tries the program\n"
     )
+
+
+def test_calls_are_timed_until_their_seconds_are_over(benchmark, monkeypatch):
+    now = [0.0]
+
+    def call():
+        now[0] += 0.25
+
+    def summed(_):
+        raise AssertionError("every call sums all that came before it")
+
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(benchmark, "sum", summed, raising=False)
+    assert benchmark._timed(call, seconds=2.0) == [0.25] * 8
+    assert benchmark._timed(call, seconds=0.1) == [0.25] * benchmark.LEAST_CALLS
