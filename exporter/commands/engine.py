@@ -75,7 +75,8 @@ class ProfileType(click.ParamType["Profile"]):
               help="Other GPUs that the engine is for.")  # fmt: skip
 @click.option("--compute-capability", "capabilities", multiple=True, metavar="X.Y",
               help="A GPU to build for: '8.9'. Repeat for several.")  # fmt: skip
-@click.option("--version-compatible", is_flag=True, help="For later versions of the library, too.")
+@click.option("--version-compatible", is_flag=True,
+              help="For later versions of full TensorRT, too.")  # fmt: skip
 @click.option("--tf32", is_flag=True, help="Let products be rounded to 10 bits.")
 @click.option("--check", is_flag=True,
               help="Only say of every node whether the library takes it.")  # fmt: skip

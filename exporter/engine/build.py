@@ -115,8 +115,6 @@ def configured(session: Session, options: EngineOptions) -> trt.IBuilderConfig:
         config.hardware_compatibility_level = level
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        if not library.traits.lean_runtime:
-            config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     if options.compute_capabilities:
         _set_targets(config, library, options.compute_capabilities)
     give_timing_cache(config, options.timing_cache)

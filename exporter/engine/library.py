@@ -26,7 +26,6 @@ class Traits:
         timing_cache: Timings of an earlier build are used again.
         hardware_compatibility: Engines for other GPUs than the one at hand.
         compute_capabilities: GPUs may be named that need not be there.
-        lean_runtime: Comes with the runtime that a version-compatible plan may carry.
         gpu_needed: Its builder measures on a GPU; without one it is not made.
         triton: Triton Inference Server has a backend for its engines.
     """
@@ -34,7 +33,6 @@ class Traits:
     timing_cache: bool
     hardware_compatibility: bool
     compute_capabilities: bool
-    lean_runtime: bool
     gpu_needed: bool
     triton: bool
 
@@ -42,12 +40,12 @@ class Traits:
 TRAITS = {
     "tensorrt": Traits(
         timing_cache=True, hardware_compatibility=True, compute_capabilities=False,
-        lean_runtime=True, gpu_needed=True, triton=True,
+        gpu_needed=True, triton=True,
     ),
     # Its calls for a timing cache do nothing, the one for hardware compatibility only warns.
     "tensorrt_rtx": Traits(
         timing_cache=False, hardware_compatibility=False, compute_capabilities=True,
-        lean_runtime=False, gpu_needed=False, triton=False,
+        gpu_needed=False, triton=False,
     ),
 }  # fmt: skip
 

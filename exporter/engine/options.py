@@ -28,7 +28,7 @@ class EngineOptions:
         optimization_level: 0 builds fastest, 5 searches longest.
         workspace_bytes: Limit of scratch memory; none is the library's own.
         hardware_compatibility: One of ``HARDWARE_COMPATIBILITY``.
-        version_compatible: Whether later versions of the library may run the plan.
+        version_compatible: Whether later versions of full TensorRT may run the plan.
         tf32: Whether products may be rounded to 10 bits; off, since the proof finds it.
         compute_capabilities: GPUs to build for (``8.9``); none is the library's default.
     """
@@ -79,6 +79,11 @@ def check_options(options: EngineOptions, library: Library) -> None:
     if options.hardware_compatibility != "none" and not traits.hardware_compatibility:
         raise UsageProblem(
             f"{title} has no --hardware-compatibility; name the GPUs with --compute-capability"
+        )
+    # TensorRT-RTX takes the flag, and its releases do not run each other's engines all the same.
+    if options.version_compatible and not library.flavour.runs_older:
+        raise UsageProblem(
+            f"{title} runs engines of its own version only; leave --version-compatible out"
         )
     if options.compute_capabilities and not traits.compute_capabilities:
         raise UsageProblem(

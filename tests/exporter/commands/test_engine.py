@@ -51,7 +51,7 @@ def test_the_engine_is_shown_and_its_progress_is_on_stderr(run, repository):
 def test_json_is_the_manifest_with_the_folder(run, repository):
     code, out, _ = run(
         "engine", repository / "linear", *RTX, "--json", "--name", "quick",
-        "--optimization-level", 0, "--workspace", 64, "--version-compatible", "--tf32",
+        "--optimization-level", 0, "--workspace", 64, "--tf32",
         "--compute-capability", "8.9", "--compute-capability", "12.0",
     )  # fmt: skip
     assert code == 0
@@ -60,7 +60,7 @@ def test_json_is_the_manifest_with_the_folder(run, repository):
     engine = record["artifact"]["engine"]
     assert engine["optimization_level"] == 0
     assert engine["workspace_bytes"] == 64 << 20
-    assert engine["version_compatible"]
+    assert not engine["version_compatible"]
     assert engine["tf32"]
     assert engine["compute_capabilities"] == ["8.9", "12.0"]
 
@@ -80,6 +80,7 @@ def test_json_is_the_manifest_with_the_folder(run, repository):
         (("r/linear", "--workspace", "0"), 2, "--workspace"),
         (("r/linear", *RTX, "--timing-cache", "c"), 2, "has no timing cache"),
         (("r/linear", *RTX, "--hardware-compatibility", "ampere_plus"), 2, "--compute-capability"),
+        (("r/linear", *RTX, "--version-compatible"), 2, "engines of its own version only"),
         (("r/linear", *RTX, "--compute-capability", "9.0"), 1, "no target for compute capability"),
         (("r/linear", "--name", "a b"), 1, "model name 'a b' cannot be used"),
         (("r/linear", "--name", "linear"), 1, "has backend 'onnxruntime'"),

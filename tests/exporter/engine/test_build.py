@@ -37,7 +37,7 @@ def test_the_plan_is_the_librarys_and_of_its_version(rtx, lenet, tmp_path):
     "options",
     [
         {"optimization_level": 0}, {"optimization_level": 5}, {"workspace_bytes": 16 << 20},
-        {"version_compatible": True}, {"compute_capabilities": ("8.9", "12.0")}, {"tf32": True},
+        {"compute_capabilities": ("8.9", "12.0")}, {"tf32": True},
     ],
 )  # fmt: skip
 def test_every_option_that_rtx_has_builds(rtx, lenet, options):
@@ -71,7 +71,6 @@ def test_the_builder_is_told_what_was_asked(rtx):
     assert config.builder_optimization_level == 1
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 32 << 20
     assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    assert config.get_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     assert config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
     assert [config.get_compute_capability(i) for i in range(config.num_compute_capabilities)] == [
         trt.ComputeCapability.SM89, trt.ComputeCapability.SM121,

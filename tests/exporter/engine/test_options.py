@@ -34,9 +34,11 @@ def test_what_no_library_takes_is_refused(options):
 
 
 def test_rtx_refuses_what_it_would_not_follow(rtx, tmp_path):
-    check_options(EngineOptions(version_compatible=True, compute_capabilities=("8.9",)), rtx)
+    check_options(EngineOptions(compute_capabilities=("8.9",)), rtx)
     with pytest.raises(UsageProblem, match="has no timing cache"):
         check_options(EngineOptions(timing_cache=tmp_path / "cache"), rtx)
+    with pytest.raises(UsageProblem, match="own version only; leave --version-compatible out"):
+        check_options(EngineOptions(version_compatible=True), rtx)
     with pytest.raises(UsageProblem, match="name the GPUs with --compute-capability"):
         check_options(EngineOptions(hardware_compatibility="ampere_plus"), rtx)
     with pytest.raises(
@@ -48,7 +50,8 @@ def test_rtx_refuses_what_it_would_not_follow(rtx, tmp_path):
 def test_the_full_library_refuses_named_gpus_and_caches_without_a_folder(tmp_path):
     full = Library(FLAVOURS["tensorrt"], "11.4.0.1", Named("11.4.0.1"))
     wanted = EngineOptions(
-        timing_cache=tmp_path / "cache", hardware_compatibility="ampere_plus"
+        timing_cache=tmp_path / "cache", hardware_compatibility="ampere_plus",
+        version_compatible=True,
     )  # fmt: skip
     check_options(wanted, full)
     with pytest.raises(UsageProblem, match="use --hardware-compatibility"):
