@@ -13,7 +13,7 @@ from runtime.errors import InvalidInput, RepositoryError, Unavailable
 from runtime.manifest import FILE_NAME, Manifest, read_manifest
 from runtime.model import Model, ModelRecord
 from runtime.model_config import ModelFacts
-from runtime.replay import Replayed, check_artifact, replay_version
+from runtime.replay import Replayed, check_artifact, made_again, replay_version
 from runtime.serving_config import (
     DEFAULT_BACKEND,
     DEFAULT_FILENAMES,
@@ -98,7 +98,7 @@ def _artifact(folder: Path, config: ServingConfig, manifest: Manifest | None, ba
     if config.filename and config.filename != name:
         raise RepositoryError(
             f"config.pbtxt wants the file '{config.filename}', the manifest proves '{name}'; "
-            "export the model again"
+            f"{made_again(manifest)}"
         )
     if manifest.evidence is not None:
         check_file_name(manifest.evidence.file, folder / FILE_NAME)
@@ -152,8 +152,9 @@ def _record(
     """What is served: the artifact's tensors, as manifest and configuration have them too."""
     found_inputs, found_outputs = backend.inputs, backend.outputs
     if manifest is not None:
-        found_inputs = _as_in_manifest(found_inputs, manifest.inputs, "input")
-        found_outputs = _as_in_manifest(found_outputs, manifest.outputs, "output")
+        cure = made_again(manifest)
+        found_inputs = _as_in_manifest(found_inputs, manifest.inputs, "input", cure)
+        found_outputs = _as_in_manifest(found_outputs, manifest.outputs, "output", cure)
     max_batch_size = config.max_batch_size
     if max_batch_size is None:
         max_batch_size = manifest.max_batch_size if manifest else 0
@@ -181,7 +182,7 @@ def _record(
 
 
 def _as_in_manifest(
-    found: Mapping[str, TensorSpec], stated: tuple[TensorSpec, ...], kind: str
+    found: Mapping[str, TensorSpec], stated: tuple[TensorSpec, ...], kind: str, cure: str
 ) -> dict[str, TensorSpec]:
     """The manifest's tensors, which name the free axes, once they are the artifact's."""
     theirs = {spec.name: spec for spec in stated}
@@ -189,8 +190,7 @@ def _as_in_manifest(
         ours, other = found.get(name), theirs.get(name)
         if ours is None or other is None or _on_wire(ours) != _on_wire(other):
             raise RepositoryError(
-                f"the artifact has {kind} '{name}' as {ours}, the manifest as {other}; "
-                "export the model again"
+                f"the artifact has {kind} '{name}' as {ours}, the manifest as {other}; {cure}"
             )
     return theirs
 

@@ -16,6 +16,8 @@ from runtime.golden import read_golden, replay
 from runtime.manifest import Judgement, Manifest, Verdict
 from runtime.proof import all_passed, first_failure
 
+EXPORT_AGAIN = "export the model again"
+
 
 @dataclass(frozen=True)
 class Replayed:
@@ -53,7 +55,7 @@ def replay_version(folder: Path, manifest: Manifest, backend: Backend) -> Replay
     if manifest.evidence is None:
         return Replayed("pending", (), backend.identity, "the version carries no evidence")
     path = folder / manifest.evidence.file
-    check_sha256(path, manifest.evidence.sha256)
+    check_sha256(path, manifest.evidence.sha256, made_again(manifest))
     golden = read_golden(path)
     try:
         judgements = replay(golden, backend.infer, max_batch_size=manifest.max_batch_size)
@@ -83,6 +85,11 @@ def _uncovered(manifest: Manifest, judgements: tuple[Judgement, ...]) -> str:
     return "" if judgements else "the evidence is empty"
 
 
+def made_again(manifest: Manifest) -> str:
+    """What to do where the files of a version are not as their manifest says."""
+    return EXPORT_AGAIN if manifest.artifact.engine is None else "build the engine again"
+
+
 def check_artifact(folder: Path, manifest: Manifest) -> Path:
     """Path of the artifact, after comparing it with its manifest.
 
@@ -90,12 +97,17 @@ def check_artifact(folder: Path, manifest: Manifest) -> Path:
         RepositoryError: The file is missing or not the one that was proved.
     """
     path = folder / manifest.artifact.file
-    check_sha256(path, manifest.artifact.sha256)
+    check_sha256(path, manifest.artifact.sha256, made_again(manifest))
     return path
 
 
-def check_sha256(path: Path, expected: str) -> None:
+def check_sha256(path: Path, expected: str, cure: str = EXPORT_AGAIN) -> None:
     """Compare a file with the digest that its manifest gives.
+
+    Args:
+        path: The file.
+        expected: Its digest in hexadecimal.
+        cure: What to do where it has another; see ``made_again``.
 
     Raises:
         RepositoryError: The file is missing, cannot be read, or has another digest.
@@ -108,5 +120,5 @@ def check_sha256(path: Path, expected: str) -> None:
     if found != expected:
         raise RepositoryError(
             f"{path} has sha256 {found[:12]}…, its manifest says {expected[:12]}…; "
-            "the file was changed after the proof, export the model again"
+            f"the file was changed after the proof, {cure}"
         )

@@ -208,3 +208,16 @@ def test_parity_without_a_gpu_is_one_line(write_engine, repository, twinport, st
     standin.state.devices = 0
     ran = twinport("parity", repository / "linear_trt")
     assert ran == (1, "", f"twinport: {NO_GPU}\n")
+
+
+@pytest.mark.parametrize("name", ["model.engine", "golden.safetensors"])
+async def test_a_changed_file_of_an_engine_is_one_to_build_again(
+    write_engine, open_service, ask, status_of, name
+):
+    folder = write_engine()
+    with (folder / name).open("ab") as file:
+        file.write(b"\x00")
+    _, text = await status_of(infer(ask, await open_service(), "linear_trt"))
+    assert f"{name} has sha256 " in text
+    assert "changed after the proof, build the engine again" in text
+    assert "export" not in text

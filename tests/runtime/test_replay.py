@@ -110,7 +110,7 @@ def test_an_artifact_that_was_changed_is_refused(write_toy):
     folder = write_toy()
     with (folder / "model.onnx").open("ab") as file:
         file.write(b"\x00")
-    with pytest.raises(RepositoryError, match=r"model\.onnx has sha256 .* changed after"):
+    with pytest.raises(RepositoryError, match=r"model\.onnx has sha256 .*, export the model again"):
         replayed(folder)
 
 
