@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.backends.base import Backend, BackendOptions
-from runtime.backends.factory import canonical_name, open_backend
+from runtime.backends.factory import canonical_name, known_backends, open_backend
 from runtime.errors import InvalidInput, RepositoryError, Unavailable
 from runtime.manifest import FILE_NAME, Manifest, read_manifest
 from runtime.model import Model, ModelRecord
@@ -63,6 +63,8 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
     manifest_path = folder / FILE_NAME
     manifest = read_manifest(manifest_path) if manifest_path.exists() else None
     name = config.backend or (backend_of(manifest) if manifest else "") or DEFAULT_BACKEND
+    if manifest is not None:
+        check_backend(name, manifest)
     artifact = _artifact(folder, config, manifest, name)
     backend = open_backend(name, artifact, backend_options(options.backend, manifest))
     try:
@@ -82,6 +84,21 @@ def backend_of(manifest: Manifest) -> str:
     if artifact.engine is not None:
         return artifact.engine.flavour
     return DEFAULT_BACKEND if artifact.format == "onnx" else ""
+
+
+def check_backend(backend: str, manifest: Manifest) -> None:
+    """Refuse a ``config.pbtxt`` that wants another backend than the artifact is for.
+
+    Raises:
+        RepositoryError: It does; one that this release does not know is left to the factory.
+    """
+    proved = backend_of(manifest)
+    if proved and canonical_name(backend) in set(known_backends()) - {proved}:
+        raise RepositoryError(
+            f"config.pbtxt has backend '{backend}', the manifest says that "
+            f"'{manifest.artifact.file}' is for '{proved}'; write backend: '{proved}', or "
+            f"{made_again(manifest)}"
+        )
 
 
 def backend_options(options: BackendOptions, manifest: Manifest | None) -> BackendOptions:

@@ -13,7 +13,7 @@ from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import open_backend
 from runtime.errors import NotFound, ProofFailed, RepositoryError
 from runtime.layout import CONFIG_FILE, FAILED_FOLDER, version_numbers
-from runtime.loading import backend_of, backend_options
+from runtime.loading import backend_of, backend_options, check_backend
 from runtime.manifest import FILE_NAME, Manifest, read_manifest
 from runtime.model_config import read_config
 from runtime.replay import Replayed, check_artifact, replay_version
@@ -104,6 +104,7 @@ def open_version(folder: Path, manifest: Manifest, options: BackendOptions) -> B
     """
     artifact = check_artifact(folder, manifest)
     name = _backend_name(folder, manifest)
+    check_backend(name, manifest)
     return open_backend(name, artifact, backend_options(options, manifest))
 
 

@@ -221,3 +221,19 @@ async def test_a_changed_file_of_an_engine_is_one_to_build_again(
     assert f"{name} has sha256 " in text
     assert "changed after the proof, build the engine again" in text
     assert "export" not in text
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt_rtx"])
+async def test_a_configuration_for_another_backend_contradicts_the_manifest(
+    write_engine, open_service, ask, status_of, repository, twinport, backend
+):
+    write_engine()
+    path = repository / "linear_trt" / CONFIG_FILE
+    path.write_text(path.read_text().replace('"tensorrt"', f'"{backend}"'))
+    said = (
+        f"config.pbtxt has backend '{backend}', the manifest says that 'model.engine' is for "
+        "'tensorrt'; write backend: 'tensorrt', or build the engine again"
+    )
+    _, text = await status_of(infer(ask, await open_service(unproved=True), "linear_trt"))
+    assert said in text
+    assert twinport("parity", repository / "linear_trt") == (1, "", f"twinport: {said}\n")
