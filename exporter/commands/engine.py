@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from exporter.write import Written
 
 MIB = 1024 * 1024
+OF_CHECK = ("model", "version", "flavour", "check", "as_json")
+"""Parameters that ``--check`` follows."""
 
 
 class FlavourType(click.Choice[str]):
@@ -108,6 +111,7 @@ def engine(
     from exporter.engine.progress import BuildView
 
     if check:
+        _refuse_build_options()
         _check(model, version, flavour, as_json)
         return
     options = EngineOptions(
@@ -121,6 +125,23 @@ def engine(
     else:
         show_engine(written)
     refuse_failed(written)
+
+
+def _refuse_build_options() -> None:
+    """``--check`` builds nothing, so what only a build follows is a mistake beside it.
+
+    Raises:
+        UsageProblem: Such an option was given.
+    """
+    context = click.get_current_context()
+    given = [
+        param.opts[0]
+        for param in context.command.params
+        if param.name not in OF_CHECK
+        and context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageProblem(f"--check builds nothing; leave {', '.join(given)} out")
 
 
 def _check(model: Path, version: int | None, flavour: str | None, as_json: bool) -> None:

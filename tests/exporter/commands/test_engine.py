@@ -82,6 +82,13 @@ def test_json_is_the_manifest_with_the_folder(run, repository):
         (("r/linear", *RTX, "--hardware-compatibility", "ampere_plus"), 2, "--compute-capability"),
         (("r/linear", *RTX, "--version-compatible"), 2, "engines of its own version only"),
         (("r/linear", *RTX, "--compute-capability", "9.0"), 1, "no target for compute capability"),
+        (
+            ("r/linear", *RTX, "--check", "--name", "quick", "--profile", "batch=1,2,4"),
+            2,
+            "--check builds nothing; leave --name, --profile out",
+        ),
+        (("r/linear", "--check", "--optimization-level", "3"), 2, "leave --optimization-level out"),
+        (("r/linear", "--check", "--tf32", "--timing-cache", "c"), 2, "--timing-cache, --tf32 out"),
         (("r/linear", "--name", "a b"), 1, "model name 'a b' cannot be used"),
         (("r/linear", "--name", "linear"), 1, "has backend 'onnxruntime'"),
     ],
