@@ -18,6 +18,7 @@ from runtime.serving_config import (
     DEFAULT_BACKEND,
     DEFAULT_FILENAMES,
     ServingConfig,
+    batching_of,
     check_file_name,
     complete_config,
     merged_specs,
@@ -176,7 +177,12 @@ def _record(
         manifest=manifest,
         on_request=manifest.on_request if manifest else (),
         ranges=manifest.ranges if manifest else {},
+        batching=batching_of(config, max_batch_size, proved=_joinable(manifest)),
     )
+
+
+def _joinable(manifest: Manifest | None) -> bool:
+    return manifest is not None and manifest.proof is not None and manifest.proof.batchable
 
 
 def _as_in_manifest(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.backends.base import Backend, BackendIdentity
+from runtime.batching import Batcher, BatchSettings
 from runtime.errors import InvalidInput
 from runtime.manifest import Manifest
 from runtime.replay import Replayed
@@ -44,6 +45,8 @@ class ModelRecord:
     """Outputs that are sent only where they are named."""
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Smallest and largest size of free axes."""
+    batching: BatchSettings = field(default_factory=BatchSettings)
+    """How requests are joined."""
 
 
 class Model:
@@ -53,34 +56,52 @@ class Model:
         self.record = record
         self._backend = backend
         self._worker = Worker(f"{record.name}/{record.version}")
+        self._batcher = Batcher(self._run, self._worker, record.batching)
 
     async def infer(
-        self, arrays: Mapping[str, Array], outputs: Sequence[str], deadline: float | None = None
+        self,
+        arrays: Mapping[str, Array],
+        outputs: Sequence[str],
+        deadline: float | None = None,
+        *,
+        priority: int = 0,
+        timeout_s: float = 0.0,
     ) -> dict[str, Array]:
-        """Answer one request.
+        """Answer one request, together with others where requests can be joined.
 
         Args:
             arrays: Every input; types and shapes are checked against ``record.inputs``.
             outputs: Names of the outputs wanted.
             deadline: On the clock of ``time.monotonic``.
+            priority: Level in the queue, 1 the highest; 0 is the model's default.
+            timeout_s: Longest time in the queue; 0 is the model's own limit.
+
+        Returns:
+            The outputs wanted; read-only, for they may share memory with other answers.
 
         Raises:
             InvalidInput: The batch or another free axis is outside of what the model takes.
             DeadlineExceeded: The time was over before the answer was there.
+            ResourceExhausted: The queue is full.
         """
         self._check_sizes(arrays)
-        size = sum(array.size for array in arrays.values())
-        return await self._worker.run(lambda: self._backend.infer(arrays, outputs), size, deadline)
+        return await self._batcher.submit(
+            arrays, outputs, deadline, priority=priority, timeout_s=timeout_s
+        )
 
     @property
     def busy(self) -> bool:
-        """Whether its thread has anything to do."""
-        return self._worker.busy
+        """Whether anything waits or runs."""
+        return self._worker.busy or bool(self._batcher.waiting)
 
     def close(self) -> None:
         """Drop what waits and give the backend's memory back."""
+        self._batcher.close()
         self._worker.close()
         self._backend.close()
+
+    def _run(self, arrays: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        return self._backend.infer(arrays, outputs)
 
     def _check_sizes(self, arrays: Mapping[str, Array]) -> None:
         record = self.record

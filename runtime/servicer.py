@@ -35,6 +35,7 @@ from runtime.codec import arrays_from_request, requested_outputs, response_from_
 from runtime.description import metadata_from_record, server_metadata
 from runtime.errors import InvalidInput, TwinportError, Unavailable, Unimplemented
 from runtime.repository import Repository
+from runtime.request_parameters import priority_of, timeout_s_of
 from runtime.standard_services import (
     HEALTH_CHECK,
     HEALTH_WATCH,
@@ -193,7 +194,10 @@ class Servicer:
         record = model.record
         arrays = arrays_from_request(request, record.inputs)
         outputs = requested_outputs(request, record.outputs, record.on_request)
-        answers = await model.infer(arrays, outputs, call.deadline)
+        answers = await model.infer(
+            arrays, outputs, call.deadline,
+            priority=priority_of(request), timeout_s=timeout_s_of(request),
+        )  # fmt: skip
         response = response_from_arrays(
             answers, model=record.name, version=str(record.version), request_id=request.id
         )

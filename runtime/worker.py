@@ -20,6 +20,8 @@ INLINE_LIMIT_S = 200e-6
 _NEWEST = 0.2
 """Weight of the newest call in what the next one is expected to take."""
 
+_DEADLINE = "the deadline of the request"
+
 T = TypeVar("T")
 
 
@@ -65,7 +67,7 @@ class Worker:
             async with asyncio.timeout(left):
                 return await asyncio.wrap_future(future)
         except TimeoutError as error:
-            raise _too_late() from error
+            raise too_late(_DEADLINE) from error
 
     def close(self) -> None:
         """Take no more calls and drop those that wait; one that runs goes on to its end."""
@@ -91,8 +93,9 @@ def check_deadline(deadline: float | None) -> None:
         DeadlineExceeded: The time is over.
     """
     if deadline is not None and time.monotonic() >= deadline:
-        raise _too_late()
+        raise too_late(_DEADLINE)
 
 
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("the deadline of the request was over before the answer was there")
+def too_late(what: str) -> DeadlineExceeded:
+    """The error of a request that waited too long; ``what`` of it is over."""
+    return DeadlineExceeded(f"{what} was over before the answer was there")
