@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from runtime.batch_rows import Arrays, joined, parted
-from runtime.errors import TwinportError, Unavailable
+from runtime.errors import DeadlineExceeded, ResourceExhausted, TwinportError, Unavailable
 from runtime.queueing import DEADLINE, QueueSettings, RequestQueue, Waiting
+from runtime.statistics import CallTimes, Failure, Statistics
 from runtime.tensors import Array
 from runtime.worker import Worker, check_deadline, too_late
 
@@ -50,14 +51,18 @@ class BatchSettings:
 class Batcher:
     """The queue of one model and the task that empties it."""
 
-    def __init__(self, run: Run, worker: Worker, settings: BatchSettings) -> None:
+    def __init__(
+        self, run: Run, worker: Worker, settings: BatchSettings, statistics: Statistics
+    ) -> None:
         """Join requests for ``run``.
 
         Args:
             run: One call: inputs by name and names of outputs to outputs by name.
             worker: Where calls run.
             settings: How requests are joined.
+            statistics: Where calls and failures are counted.
         """
+        self.statistics = statistics
         self._run = run
         self._worker = worker
         self._settings = settings
@@ -92,6 +97,24 @@ class Batcher:
             ResourceExhausted: Too many wait already.
             Unavailable: The model is being unloaded.
         """
+        start = time.monotonic_ns()
+        try:
+            return await self._answer(
+                arrays, outputs, deadline, priority=priority, timeout_s=timeout_s
+            )
+        except BaseException as error:
+            self.statistics.failed(_reason(error), time.monotonic_ns() - start)
+            raise
+
+    async def _answer(
+        self,
+        arrays: Arrays,
+        outputs: Sequence[str],
+        deadline: float | None,
+        *,
+        priority: int,
+        timeout_s: float,
+    ) -> dict[str, Array]:
         check_deadline(deadline)
         if self._closed:
             raise _unloaded()
@@ -148,10 +171,10 @@ class Batcher:
 
     async def _delay(self, delay_s: float) -> None:
         """Wait until the oldest request has waited long enough, or a call is worth making."""
-        oldest = min((item.arrived for item in self._queue), default=None)
+        oldest = min((item.arrived_ns for item in self._queue), default=None)
         if oldest is None:
             return
-        end = oldest + delay_s
+        end = oldest * 1e-9 + delay_s
         while not self._full() and (left := end - time.monotonic()) > 0 and len(self._queue):
             self._arrived.clear()
             if left < COARSE_SECONDS:
@@ -168,18 +191,34 @@ class Batcher:
         return rows >= min(wanted[0], self._settings.max_rows)
 
     async def _call(self, batch: list[Waiting]) -> None:
+        begun = time.monotonic_ns()
         names = list(dict.fromkeys(name for item in batch for name in item.outputs))
         arrays = joined([item.arrays for item in batch])
         size = sum(array.size for array in arrays.values())
+        ready = time.monotonic_ns()
         try:
-            answers = await self._worker.run(lambda: self._run(arrays, names), size, None)
+            answers, infer_ns = await self._worker.run(
+                lambda: _timed(self._run, arrays, names), size, None
+            )
+            done = time.monotonic_ns()
             parts = [answers] if len(batch) == 1 else parted(answers, [i.rows for i in batch])
         except Exception as error:
             await self._failed(batch, error)
             return
+        answered = []
         for item, part in zip(batch, parts, strict=True):
             if not item.answer.done():
                 item.answer.set_result({name: part[name] for name in item.outputs})
+                answered.append(begun - item.arrived_ns)
+        self.statistics.called(
+            CallTimes(
+                rows=sum(item.rows for item in batch),
+                queue_ns=answered,
+                input_ns=ready - begun,
+                infer_ns=infer_ns,
+                output_ns=time.monotonic_ns() - done,
+            )
+        )
 
     async def _failed(self, batch: list[Waiting], error: Exception) -> None:
         """A call that fails is its request's own fault only where it was alone in it."""
@@ -191,6 +230,21 @@ class Batcher:
         for item in batch:
             if not item.answer.done():
                 item.answer.set_exception(error)
+
+
+def _timed(run: Run, arrays: Arrays, names: Sequence[str]) -> tuple[dict[str, Array], int]:
+    """What a call gives, and its nanoseconds where it runs, without the way there and back."""
+    start = time.monotonic_ns()
+    answers = run(arrays, names)
+    return answers, time.monotonic_ns() - start
+
+
+def _reason(error: BaseException) -> Failure:
+    if isinstance(error, asyncio.CancelledError):
+        return Failure.CANCELED
+    if isinstance(error, (ResourceExhausted, DeadlineExceeded, Unavailable)):
+        return Failure.REJECTED
+    return Failure.BACKEND if isinstance(error, TwinportError) else Failure.OTHER
 
 
 def _unloaded() -> Unavailable:

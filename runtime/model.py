@@ -10,6 +10,7 @@ from runtime.batching import Batcher, BatchSettings
 from runtime.errors import InvalidInput
 from runtime.manifest import Manifest
 from runtime.replay import Replayed
+from runtime.statistics import Statistics
 from runtime.tensors import Array, TensorSpec
 from runtime.worker import Worker
 
@@ -54,9 +55,10 @@ class Model:
 
     def __init__(self, record: ModelRecord, backend: Backend) -> None:
         self.record = record
+        self.statistics = Statistics()
         self._backend = backend
         self._worker = Worker(f"{record.name}/{record.version}")
-        self._batcher = Batcher(self._run, self._worker, record.batching)
+        self._batcher = Batcher(self._run, self._worker, record.batching, self.statistics)
 
     async def infer(
         self,

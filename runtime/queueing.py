@@ -77,8 +77,8 @@ class Waiting:
         arrays: Its inputs.
         outputs: The outputs that it wants.
         deadline: On the clock of ``time.monotonic``.
-        arrived: Likewise.
-        patience: Until when it may wait in its level, likewise; none is no limit.
+        arrived_ns: On ``time.monotonic_ns``, which is the same clock.
+        patience: Until when it may wait in its level, on the deadline's clock; none is for ever.
         rejectable: Whether it is answered with an error then; else it is put last.
         answer: Done as soon as nobody has to compute it any more.
         rows: Size of axis 0.
@@ -91,7 +91,7 @@ class Waiting:
     outputs: Sequence[str]
     deadline: float | None
     level: int
-    arrived: float
+    arrived_ns: int
     patience: float | None
     rejectable: bool
     answer: asyncio.Future[dict[str, Array]]
@@ -168,11 +168,12 @@ class RequestQueue:
                     f"{len(queue)} requests wait already, which is all that max_queue_size "
                     "allows; send it later"
                 )
-        now = time.monotonic()
+        now_ns = time.monotonic_ns()
+        now = now_ns * 1e-9
         wait_s = policy.wait_s(timeout_s)
         answer: asyncio.Future[dict[str, Array]] = asyncio.get_running_loop().create_future()
         waiting = Waiting(
-            arrays, outputs, deadline, level, now, now + wait_s if wait_s else None,
+            arrays, outputs, deadline, level, now_ns, now + wait_s if wait_s else None,
             not policy.delay_on_timeout, answer,
         )  # fmt: skip
         queue.append(waiting)

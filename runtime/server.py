@@ -70,7 +70,7 @@ def _unary(servicer: Servicer, method: str) -> Any:
 def _stream(servicer: Servicer, method: str) -> Any:
     async def answer(payloads: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         try:
-            async for payload in servicer.stream(method, payloads):
+            async for payload in servicer.stream(method, payloads, _call(context)):
                 yield payload
         except TwinportError as error:
             await _abort(context, error)

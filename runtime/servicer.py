@@ -64,7 +64,7 @@ class Call:
 
 
 Unary = Callable[[bytes, Call], Awaitable[bytes]]
-Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+Stream = Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
 
 
 class Servicer:
@@ -87,8 +87,8 @@ class Servicer:
         }
         self._unary: dict[str, Unary] = {HEALTH_CHECK: self._health_check}
         self._streams: dict[str, Stream] = {
-            HEALTH_WATCH: self._health.watch,
-            REFLECTION: reflection_stream,
+            HEALTH_WATCH: lambda payloads, _call: self._health.watch(payloads),
+            REFLECTION: lambda payloads, _call: reflection_stream(payloads),
         }
         for name, method in METHODS.items():
             if method.client_streaming or method.server_streaming:
@@ -131,10 +131,12 @@ class Servicer:
             if not self._running:
                 self._idle.set()
 
-    async def stream(self, method: str, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def stream(
+        self, method: str, payloads: AsyncIterator[bytes], call: Call
+    ) -> AsyncIterator[bytes]:
         """Answer a stream of messages with another; see ``unary``."""
         try:
-            async for payload in self._streams[method](payloads):
+            async for payload in self._streams[method](payloads, call):
                 yield payload
         except TwinportError:
             raise
@@ -229,7 +231,7 @@ def _unimplemented(name: str) -> Unary:
 
 
 def _unimplemented_stream(name: str) -> Stream:
-    async def refuse(_payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def refuse(_payloads: AsyncIterator[bytes], _call: Call) -> AsyncIterator[bytes]:
         raise _refusal(name)
         yield b""  # makes it a generator
 

@@ -29,7 +29,7 @@ class Stub:
     async def unary(self, method, payload, call):
         return self.behave(payload, call)
 
-    async def stream(self, method, payloads):
+    async def stream(self, method, payloads, _call):
         async for payload in payloads:
             yield self.behave(payload, None)
 
