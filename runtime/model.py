@@ -96,6 +96,11 @@ class Model:
         """Whether anything waits or runs."""
         return self._worker.busy or bool(self._batcher.waiting)
 
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._batcher.waiting
+
     def close(self) -> None:
         """Drop what waits and give the backend's memory back."""
         self._batcher.close()
