@@ -1,6 +1,6 @@
 """The service behind every transport: a method's name and bytes in, bytes or an error out.
 
-Adapters (``runtime/server.py`` for grpcio) bring the bytes and carry the answers; nothing
+Adapters (``runtime/transports/``) bring the bytes and carry the answers; nothing
 here knows how. Every failure leaves as a ``TwinportError`` with its gRPC status.
 """
 

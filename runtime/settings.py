@@ -11,6 +11,9 @@ from runtime.errors import InvalidInput
 UNPROVED = ("refuse", "allow")
 DEVICES = ("cpu", "cuda")
 ENGINE_CODE = ("refuse", "allow")
+TRANSPORTS = ("grpcio", "envoy")
+COMPRESSIONS = ("none", "gzip")
+MAX_WORKERS = 256
 MAX_MESSAGE_MB = 2047
 """What gRPC can count: a message is shorter than 2 GiB."""
 
@@ -39,6 +42,13 @@ class ServerSettings:
         threads: Threads inside one call of a model.
         drain_seconds: How long running requests may go on after SIGTERM.
         max_message_mb: Largest request or answer in MiB.
+        transport: Who speaks HTTP/2: ``grpcio``, or ``envoy``, the faster one.
+        workers: Processes that share the port; more than one with ``grpcio`` alone.
+        compression: ``gzip`` compresses answers for clients that take it.
+        tls_cert: The server's certificate, PEM; without one it speaks plain text.
+        tls_key: Its private key, PEM.
+        tls_client_ca: Who must have signed the certificates of clients, PEM; none lets
+            clients without a certificate in.
     """
 
     repository: Path
@@ -51,6 +61,12 @@ class ServerSettings:
     threads: int = 1
     drain_seconds: float = 30.0
     max_message_mb: int = MAX_MESSAGE_MB
+    transport: str = "grpcio"
+    workers: int = 1
+    compression: str = "none"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no server can do."""
@@ -64,6 +80,21 @@ class ServerSettings:
         _one_of("unproved", self.unproved, UNPROVED)
         _one_of("device", self.device, DEVICES)
         _one_of("engine_code", self.engine_code, ENGINE_CODE)
+        self._check_transport()
+
+    def _check_transport(self) -> None:
+        _one_of("transport", self.transport, TRANSPORTS)
+        _one_of("compression", self.compression, COMPRESSIONS)
+        _within("workers", self.workers, 1, MAX_WORKERS)
+        if self.transport == "envoy" and self.workers > 1:
+            raise InvalidInput(
+                f"workers is {self.workers} with the transport envoy, which is one process; "
+                "leave --workers out, or use --transport grpcio"
+            )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidInput("TLS needs both a certificate and its key; give both or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise InvalidInput("tls_client_ca is given without tls_cert and tls_key; give them too")
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:

@@ -9,9 +9,18 @@ from typing import Any
 import click
 
 from runtime.server import run_server
-from runtime.settings import DEVICES, ENGINE_CODE, MAX_MESSAGE_MB, UNPROVED, ServerSettings
+from runtime.settings import (
+    COMPRESSIONS,
+    DEVICES,
+    ENGINE_CODE,
+    MAX_MESSAGE_MB,
+    TRANSPORTS,
+    UNPROVED,
+    ServerSettings,
+)
 
 _SHOWN: dict[str, Any] = {"show_default": True}
+_FILE = click.Path(path_type=Path)
 
 
 @click.command()
@@ -51,6 +60,26 @@ _SHOWN: dict[str, Any] = {"show_default": True}
     default=MAX_MESSAGE_MB,
     help="Largest request or answer in MiB; gRPC itself takes no more than the default.",
     **_SHOWN,
+)
+@click.option(
+    "--transport",
+    type=click.Choice(TRANSPORTS),
+    default="grpcio",
+    help="Who speaks HTTP/2; envoy is the faster one (pip install 'twinport[envoy]').",
+    **_SHOWN,
+)
+@click.option("--workers", default=1, help="Processes that share the port (grpcio).", **_SHOWN)
+@click.option(
+    "--compression",
+    type=click.Choice(COMPRESSIONS),
+    default="none",
+    help="Of answers, for clients that take it.",
+    **_SHOWN,
+)
+@click.option("--tls-cert", type=_FILE, help="The server's certificate, PEM.")
+@click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
+@click.option(
+    "--tls-client-ca", type=_FILE, help="Who signs the certificates that clients must show."
 )
 def serve(state: Path | None, **options: Any) -> None:
     """Serve every model of REPOSITORY over gRPC (Open Inference Protocol v2).
