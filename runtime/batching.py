@@ -48,23 +48,36 @@ class BatchSettings:
     queue: QueueSettings = field(default_factory=QueueSettings)
 
 
+@dataclass(frozen=True)
+class Lane:
+    """One instance of a model.
+
+    Attributes:
+        run: One call: inputs by name and names of outputs to outputs by name.
+        worker: Where its calls run, one after the other.
+    """
+
+    run: Run
+    worker: Worker
+
+
 class Batcher:
-    """The queue of one model and the task that empties it."""
+    """The queue of one model and the task that empties it; the lane that is free goes next."""
 
     def __init__(
-        self, run: Run, worker: Worker, settings: BatchSettings, statistics: Statistics
+        self, lanes: Sequence[Lane], settings: BatchSettings, statistics: Statistics
     ) -> None:
-        """Join requests for ``run``.
+        """Join requests.
 
         Args:
-            run: One call: inputs by name and names of outputs to outputs by name.
-            worker: Where calls run.
+            lanes: What runs them, one or more.
             settings: How requests are joined.
             statistics: Where calls and failures are counted.
         """
         self.statistics = statistics
-        self._run = run
-        self._worker = worker
+        self._free = list(lanes)
+        self._alone = len(self._free) == 1
+        self._calls: set[asyncio.Task[None]] = set()
         self._settings = settings
         self._queue = RequestQueue(settings.queue)
         self._arrived = asyncio.Event()
@@ -133,6 +146,11 @@ class Batcher:
         """Requests that wait for a call."""
         return len(self._queue)
 
+    async def idle(self) -> None:
+        """Wait until nothing waits and no call runs."""
+        while busy := [*self._calls, *([self._task] if self._task else [])]:
+            await asyncio.wait(busy)
+
     def close(self) -> None:
         """Answer what waits with an error and take no more; a call that runs goes on."""
         self._closed = True
@@ -142,10 +160,14 @@ class Batcher:
         """Make calls until nothing waits."""
         try:
             while len(self._queue):
+                while not self._free:
+                    await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
                 await self._gather()
                 batch = self._queue.take(self._settings.max_rows)
-                if batch:
-                    await self._call(batch)
+                if batch and self._alone:
+                    await self._call(batch, self._free[0])
+                elif batch:
+                    self._call_beside(batch, self._free.pop())
         except Exception as error:
             # A defect here may not leave anybody waiting for ever.
             self._queue.close(error)
@@ -190,20 +212,35 @@ class Batcher:
         wanted = self._settings.preferred[-1:] or (self._settings.max_rows,)
         return rows >= min(wanted[0], self._settings.max_rows)
 
-    async def _call(self, batch: list[Waiting]) -> None:
+    def _call_beside(self, batch: list[Waiting], lane: Lane) -> None:
+        """Start a call and go on; its lane is free again at its end."""
+
+        async def call() -> None:
+            try:
+                await self._call(batch, lane)
+            except Exception as error:
+                _refuse(batch, error)
+            finally:
+                self._free.append(lane)
+
+        task = asyncio.create_task(call())
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def _call(self, batch: list[Waiting], lane: Lane) -> None:
         begun = time.monotonic_ns()
         names = list(dict.fromkeys(name for item in batch for name in item.outputs))
         arrays = joined([item.arrays for item in batch])
         size = sum(array.size for array in arrays.values())
         ready = time.monotonic_ns()
         try:
-            answers, infer_ns = await self._worker.run(
-                lambda: _timed(self._run, arrays, names), size, None
+            answers, infer_ns = await lane.worker.run(
+                lambda: _timed(lane.run, arrays, names), size, None
             )
             done = time.monotonic_ns()
             parts = [answers] if len(batch) == 1 else parted(answers, [i.rows for i in batch])
         except Exception as error:
-            await self._failed(batch, error)
+            await self._failed(batch, error, lane)
             return
         answered = []
         for item, part in zip(batch, parts, strict=True):
@@ -220,16 +257,20 @@ class Batcher:
             )
         )
 
-    async def _failed(self, batch: list[Waiting], error: Exception) -> None:
+    async def _failed(self, batch: list[Waiting], error: Exception, lane: Lane) -> None:
         """A call that fails is its request's own fault only where it was alone in it."""
         if len(batch) > 1 and isinstance(error, TwinportError):
             for item in batch:
                 if not item.answer.done():
-                    await self._call([item])
+                    await self._call([item], lane)
             return
-        for item in batch:
-            if not item.answer.done():
-                item.answer.set_exception(error)
+        _refuse(batch, error)
+
+
+def _refuse(batch: list[Waiting], error: Exception) -> None:
+    for item in batch:
+        if not item.answer.done():
+            item.answer.set_exception(error)
 
 
 def _timed(run: Run, arrays: Arrays, names: Sequence[str]) -> tuple[dict[str, Array], int]:

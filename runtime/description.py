@@ -21,7 +21,15 @@ from runtime.tensors import dtype_named
 from runtime.versions import Entry
 
 SERVER_NAME = "twinport"
-EXTENSIONS = ("model_configuration",)
+EXTENSIONS = (
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "statistics",
+    "system_shared_memory",
+)
 """Triton's extensions of the protocol that are served, under Triton's names."""
 PLATFORMS = {"onnxruntime": "onnxruntime_onnx"}
 """Triton's name for what a backend of ours runs."""

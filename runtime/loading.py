@@ -10,6 +10,7 @@ from pathlib import Path
 from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import open_backend
 from runtime.errors import InvalidInput, RepositoryError, Unavailable
+from runtime.instances import devices_of
 from runtime.manifest import FILE_NAME, Manifest, read_manifest
 from runtime.model import Model, ModelRecord
 from runtime.model_config import ModelFacts
@@ -25,6 +26,7 @@ from runtime.serving_config import (
 )
 from runtime.tensors import TensorSpec
 from runtime.verdicts import VerdictStore
+from runtime.warmup import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -65,16 +67,28 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
     manifest = read_manifest(manifest_path) if manifest_path.exists() else None
     name = config.backend or (backend_of(manifest) if manifest else "") or DEFAULT_BACKEND
     artifact = _artifact(folder, config, manifest, name)
-    backend = open_backend(name, artifact, backend_options(options.backend, manifest))
+    backends: list[Backend] = []
     try:
-        replayed, unproved = _proved(folder, manifest, backend, options)
-        record = _record(number, replace(config, backend=name), manifest, backend, artifact.name)
+        for device in devices_of(config.instances, options.backend.device):
+            own = replace(backend_options(options.backend, manifest), device=device)
+            backends.append(open_backend(name, artifact, own))
+        # Each instance is proved, which also warms it up.
+        verdicts = [_proved(folder, manifest, backend, options) for backend in backends]
+        replayed, unproved = next((item for item in verdicts if item[1]), verdicts[0])
+        config = replace(config, backend=name)
+        record = _record(folder, number, config, manifest, backends[0], artifact.name)
+        for backend in backends:
+            warm_up(
+                backend, config.warmups, record.inputs,
+                max_batch_size=record.max_batch_size, folder=folder.parent,
+            )  # fmt: skip
     except Exception:
-        backend.close()
+        for backend in backends:
+            backend.close()
         raise
     if unproved:
         logger.warning("%s/%d is served unproved: %s", config.name, number, unproved)
-    return Model(replace(record, replayed=replayed, unproved=unproved), backend)
+    return Model(replace(record, replayed=replayed, unproved=unproved), backends)
 
 
 def backend_of(manifest: Manifest) -> str:
@@ -143,6 +157,7 @@ def _replayed(
 
 
 def _record(
+    folder: Path,
     number: int,
     config: ServingConfig,
     manifest: Manifest | None,
@@ -178,7 +193,32 @@ def _record(
         on_request=manifest.on_request if manifest else (),
         ranges=manifest.ranges if manifest else {},
         batching=batching_of(config, max_batch_size, proved=_joinable(manifest)),
+        labels=_labels(folder.parent, config, manifest, outputs),
     )
+
+
+def _labels(
+    folder: Path,
+    config: ServingConfig,
+    manifest: Manifest | None,
+    outputs: Mapping[str, TensorSpec],
+) -> dict[str, tuple[str, ...]]:
+    """Names of classes: from the files of the configuration, else from the manifest.
+
+    The manifest does not say of which output they are: of each that has as many values.
+    """
+    labels: dict[str, tuple[str, ...]] = {}
+    if manifest is not None and manifest.labels is not None:
+        count = len(manifest.labels)
+        fitting = (name for name, spec in outputs.items() if spec.shape[-1:] == (count,))
+        labels = dict.fromkeys(fitting, manifest.labels)
+    for output, file in config.label_files.items():
+        path = folder / file
+        try:
+            labels[output] = tuple(path.read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise RepositoryError(f"the labels {path} cannot be read: {error}") from error
+    return labels
 
 
 def _joinable(manifest: Manifest | None) -> bool:

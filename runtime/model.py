@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.backends.base import Backend, BackendIdentity
-from runtime.batching import Batcher, BatchSettings
+from runtime.batching import Batcher, BatchSettings, Lane, Run
 from runtime.errors import InvalidInput
 from runtime.manifest import Manifest
 from runtime.replay import Replayed
@@ -48,17 +48,30 @@ class ModelRecord:
     """Smallest and largest size of free axes."""
     batching: BatchSettings = field(default_factory=BatchSettings)
     """How requests are joined."""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By output: names of the classes in the order of their values."""
 
 
 class Model:
-    """A loaded version and the worker that runs it."""
+    """A loaded version, its instances and the queue before them."""
 
-    def __init__(self, record: ModelRecord, backend: Backend) -> None:
+    def __init__(self, record: ModelRecord, backends: Sequence[Backend]) -> None:
+        """Serve ``record``.
+
+        Args:
+            record: What is known of the version.
+            backends: Its instances, one or more; each gets a thread of its own.
+        """
         self.record = record
         self.statistics = Statistics()
-        self._backend = backend
-        self._worker = Worker(f"{record.name}/{record.version}")
-        self._batcher = Batcher(self._run, self._worker, record.batching, self.statistics)
+        self._backends = tuple(backends)
+        name = f"{record.name}/{record.version}"
+        lanes = [
+            Lane(_run_of(backend), Worker(f"{name}#{number}"))
+            for number, backend in enumerate(backends)
+        ]
+        self._workers = [lane.worker for lane in lanes]
+        self._batcher = Batcher(lanes, record.batching, self.statistics)
 
     async def infer(
         self,
@@ -94,21 +107,24 @@ class Model:
     @property
     def busy(self) -> bool:
         """Whether anything waits or runs."""
-        return self._worker.busy or bool(self._batcher.waiting)
+        return any(worker.busy for worker in self._workers) or bool(self._batcher.waiting)
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return self._batcher.waiting
 
-    def close(self) -> None:
-        """Drop what waits and give the backend's memory back."""
-        self._batcher.close()
-        self._worker.close()
-        self._backend.close()
+    async def drained(self) -> None:
+        """Wait until nothing waits or runs; whoever calls sees to it that nothing comes in."""
+        await self._batcher.idle()
 
-    def _run(self, arrays: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        return self._backend.infer(arrays, outputs)
+    def close(self) -> None:
+        """Drop what waits and give the backends' memory back."""
+        self._batcher.close()
+        for worker in self._workers:
+            worker.close()
+        for backend in self._backends:
+            backend.close()
 
     def _check_sizes(self, arrays: Mapping[str, Array]) -> None:
         record = self.record
@@ -126,3 +142,7 @@ class Model:
                         f"input '{name}' has {axis} = {size}; "
                         f"model '{record.name}' was exported for {low} to {high}"
                     )
+
+
+def _run_of(backend: Backend) -> Run:
+    return lambda arrays, outputs: backend.infer(arrays, outputs)

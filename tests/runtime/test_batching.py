@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.batch_rows import joined, parted
-from runtime.batching import Batcher, BatchSettings
+from runtime.batching import Batcher, BatchSettings, Lane
 from runtime.errors import DeadlineExceeded, InvalidInput, ResourceExhausted, Unavailable
 from runtime.queueing import QueuePolicy, QueueSettings
 from runtime.statistics import Statistics
@@ -48,7 +48,7 @@ def model():
 def batcher_of(model):
     worker = Worker("test")
     # The first call tells how long calls take; only then short ones run at once.
-    yield lambda **settings: Batcher(model, worker, BatchSettings(**settings), Statistics())
+    yield lambda **settings: Batcher([Lane(model, worker)], BatchSettings(**settings), Statistics())
     model.open.set()
     worker.close()
 
@@ -268,7 +268,7 @@ async def test_a_defect_reaches_everybody_and_the_next_request_is_answered(batch
         return {"y": arrays["x"]}
 
     worker = Worker("failing")
-    batcher = Batcher(failing, worker, BatchSettings(max_rows=8), Statistics())
+    batcher = Batcher([Lane(failing, worker)], BatchSettings(max_rows=8), Statistics())
     answers = await asyncio.gather(
         *(batcher.submit(x(value), ["y"]) for value in (1, 2)), return_exceptions=True
     )
@@ -279,12 +279,8 @@ async def test_a_defect_reaches_everybody_and_the_next_request_is_answered(batch
 
 async def test_outputs_without_the_rows_of_the_call_are_a_defect(batcher_of):
     worker = Worker("short")
-    batcher = Batcher(
-        lambda arrays, _names: {"y": arrays["x"][:1]},
-        worker,
-        BatchSettings(max_rows=8),
-        Statistics(),
-    )
+    lane = Lane(lambda arrays, _names: {"y": arrays["x"][:1]}, worker)
+    batcher = Batcher([lane], BatchSettings(max_rows=8), Statistics())
     answers = await asyncio.gather(
         *(batcher.submit(x(value), ["y"]) for value in (1, 2)), return_exceptions=True
     )

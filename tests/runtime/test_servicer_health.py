@@ -49,16 +49,6 @@ async def test_nothing_is_ready_before_it_is_loaded(write_toy, open_service, ask
     assert await health(servicer) == NOT_SERVING
 
 
-async def test_a_stream_that_is_not_served_is_unimplemented_too(servicer, status_of):
-    async def drive():
-        async for _ in servicer.stream(f"/{SERVICE}/ModelStreamInfer", payloads(b""), Call()):
-            pass
-
-    status, text = await status_of(drive())
-    assert status is Status.UNIMPLEMENTED
-    assert "ModelStreamInfer" in text
-
-
 async def test_health_knows_the_server_the_service_and_each_model(
     write_toy, open_service, status_of
 ):

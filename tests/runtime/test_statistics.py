@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from runtime.batching import Batcher, BatchSettings
+from runtime.batching import Batcher, BatchSettings, Lane
 from runtime.errors import InvalidInput
 from runtime.statistics import CallTimes, Failure, Histogram, Statistics
 from runtime.worker import Worker
@@ -21,7 +21,7 @@ def batcher():
         return dict.fromkeys(names, arrays["x"])
 
     worker = Worker("test")
-    yield Batcher(run, worker, BatchSettings(max_rows=8), Statistics())
+    yield Batcher([Lane(run, worker)], BatchSettings(max_rows=8), Statistics())
     worker.close()
 
 
