@@ -6,7 +6,8 @@ import asyncio
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from runtime.errors import (
@@ -76,6 +77,7 @@ class Repository:
         self._watchers: list[Callable[[], None]] = []
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loaded = False
+        self._changes = 0
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -141,7 +143,7 @@ class Repository:
             NotFound: The repository has no such model.
         """
         self._find(name, "")
-        async with self._locks[name]:
+        async with self._change_of(name):
             entry, _ = self._find(name, "")
             leaving = [item for item in entry.versions.values() if item.model is not None]
             entry.leave_out(_NOT_LOADED)
@@ -180,7 +182,11 @@ class Repository:
         """Look again every ``seconds``, until cancelled."""
         while True:
             await asyncio.sleep(seconds)
-            await self.look_again()
+            try:
+                await self.look_again()
+            except Exception:
+                # The next look may go better, and what is loaded serves on.
+                logger.exception("looking at the repository failed unexpectedly")
 
     def model(self, name: str, version: str = "") -> Model:
         """The version that answers: the one named, or the highest that is ready.
@@ -244,8 +250,10 @@ class Repository:
 
     @property
     def busy(self) -> bool:
-        """Whether the thread of any model has something to do."""
-        return any(item.model is not None and item.model.busy for item in self.versions())
+        """Whether a model loads or leaves, or the thread of any has something to do."""
+        return self._changes > 0 or any(
+            item.model is not None and item.model.busy for item in self.versions()
+        )
 
     def close(self) -> None:
         """Unload everything."""
@@ -258,7 +266,7 @@ class Repository:
     async def _reload(self, name: str, *, retry: bool) -> list[str]:
         if name not in self._entries and await asyncio.to_thread(self._entry_there, name) is None:
             raise NotFound(_unknown(name, self._entries))
-        async with self._locks[name]:
+        async with self._change_of(name):
             found = await asyncio.to_thread(self._entry_there, name)
             current = self._entries.get(name)
             if found is None:
@@ -271,6 +279,16 @@ class Repository:
             change = Reload(found, current, self._options, self._changed, retry=retry)
             self._keep(found)
             return await change.run()
+
+    @asynccontextmanager
+    async def _change_of(self, name: str) -> AsyncIterator[None]:
+        """One change of a model at a time."""
+        async with self._locks[name]:
+            self._changes += 1
+            try:
+                yield
+            finally:
+                self._changes -= 1
 
     def _entry_there(self, name: str) -> Entry | None:
         try:

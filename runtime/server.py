@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from runtime.backends.base import BackendOptions
 from runtime.loading import LoadOptions
-from runtime.repository import Repository
+from runtime.repository import POLL, Repository
 from runtime.servicer import Servicer
 from runtime.settings import ServerSettings
 from runtime.transports.base import Transport
@@ -41,6 +41,7 @@ class Life:
         self._repository = open_repository(settings)
         self.servicer = Servicer(self._repository)
         self._loading: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
 
     async def run(self, transport: Transport) -> None:
         """Take requests, load, and serve until ``stop`` is set.
@@ -66,6 +67,8 @@ class Life:
         self.servicer.begin_drain()
         await self.servicer.wait_idle(self._settings.drain_seconds)
         await transport.stop()
+        if self._following is not None:
+            self._following.cancel()
         assert self._loading is not None, "whoever ends has begun to load"
         if not self._loading.done() or self._repository.busy:
             _leave_at_once()
@@ -76,10 +79,12 @@ class Life:
         repository = self._repository
         await repository.load(lambda version: _say_state(version, self._report))
         for entry in repository.entries.values():
-            if not entry.versions:
+            if entry.wanted and not entry.versions:
                 self._report(f"not ready: {entry.name}: {entry.complaint()}")
         ready = sum(bool(entry.ready()) for entry in repository.entries.values())
         self._report(f"{ready} of {len(repository.entries)} models ready")
+        if self._settings.model_control == POLL:
+            self._following = asyncio.create_task(repository.follow(self._settings.poll_seconds))
 
 
 def run_server(settings: ServerSettings, report: Report) -> None:
@@ -122,7 +127,12 @@ def open_repository(settings: ServerSettings) -> Repository:
         settings.unproved == "allow",
         VerdictStore(settings.state),
     )
-    return Repository(settings.repository, options)
+    return Repository(
+        settings.repository,
+        options,
+        control=settings.model_control,
+        load_models=settings.load_models,
+    )
 
 
 def _leave_at_once() -> NoReturn:

@@ -13,6 +13,7 @@ DEVICES = ("cpu", "cuda")
 ENGINE_CODE = ("refuse", "allow")
 TRANSPORTS = ("grpcio", "envoy")
 COMPRESSIONS = ("none", "gzip")
+MODEL_CONTROLS = ("none", "explicit", "poll")
 MAX_WORKERS = 256
 MAX_MESSAGE_MB = 2047
 """What gRPC can count: a message is shorter than 2 GiB."""
@@ -47,6 +48,10 @@ class ServerSettings:
         compression: ``gzip`` compresses answers for clients that take it.
         tls_cert: The server's certificate, PEM; without one it speaks plain text.
         tls_key: Its private key, PEM.
+        model_control: What of the repository is served: all that is there at the start
+            (``none``), what clients load (``explicit``), what is there at any time (``poll``).
+        load_models: Loaded at the start where control is explicit; ``*`` is everything.
+        poll_seconds: Between two looks at the repository where control is ``poll``.
         tls_client_ca: Who must have signed the certificates of clients, PEM; none lets
             clients without a certificate in.
     """
@@ -67,6 +72,9 @@ class ServerSettings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
+    model_control: str = "none"
+    load_models: tuple[str, ...] = ()
+    poll_seconds: float = 15.0
 
     def __post_init__(self) -> None:
         """Refuse what no server can do."""
@@ -81,6 +89,22 @@ class ServerSettings:
         _one_of("device", self.device, DEVICES)
         _one_of("engine_code", self.engine_code, ENGINE_CODE)
         self._check_transport()
+        self._check_control()
+
+    def _check_control(self) -> None:
+        _one_of("model_control", self.model_control, MODEL_CONTROLS)
+        if not 0.05 <= self.poll_seconds <= 86400:
+            raise InvalidInput(f"poll_seconds is {self.poll_seconds}; wanted 0.05 to 86400")
+        if self.load_models and self.model_control != "explicit":
+            raise InvalidInput(
+                f"models to load are named with model_control '{self.model_control}', which loads "
+                "everything; use explicit"
+            )
+        if self.workers > 1 and self.model_control == "explicit":
+            raise InvalidInput(
+                f"{self.workers} workers do not know what a client loads into one of them; "
+                "use 1 with model_control explicit"
+            )
 
     def _check_transport(self) -> None:
         _one_of("transport", self.transport, TRANSPORTS)

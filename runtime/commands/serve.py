@@ -14,6 +14,7 @@ from runtime.settings import (
     DEVICES,
     ENGINE_CODE,
     MAX_MESSAGE_MB,
+    MODEL_CONTROLS,
     TRANSPORTS,
     UNPROVED,
     ServerSettings,
@@ -53,6 +54,20 @@ _FILE = click.Path(path_type=Path)
     help="Whether version-compatible engines may run code that they bring.",
     **_SHOWN,
 )
+@click.option(
+    "--model-control",
+    type=click.Choice(MODEL_CONTROLS),
+    default="none",
+    help="Serve what is there at the start, what clients load, or what is there at any time.",
+    **_SHOWN,
+)
+@click.option(
+    "--load-model",
+    "load_models",
+    multiple=True,
+    help="Model to load at the start with explicit control; may be repeated, '*' is all.",
+)
+@click.option("--poll-seconds", default=15.0, help="Between two looks at the repository.", **_SHOWN)
 @click.option("--threads", default=1, help="Threads inside one call of a model.", **_SHOWN)
 @click.option("--drain-seconds", default=30.0, help="For running requests after SIGTERM.", **_SHOWN)
 @click.option(
