@@ -12,6 +12,9 @@ from typing import NoReturn
 
 from runtime.backends.base import BackendOptions
 from runtime.loading import LoadOptions
+from runtime.observe.collector import exposition
+from runtime.observe.endpoint import MetricsEndpoint, on_loop
+from runtime.observe.snapshot import Snapshot, snapshot_of
 from runtime.repository import POLL, Repository
 from runtime.servicer import Servicer
 from runtime.settings import ServerSettings
@@ -42,6 +45,7 @@ class Life:
         self.servicer = Servicer(self._repository)
         self._loading: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
+        self._metrics: MetricsEndpoint | None = None
 
     async def run(self, transport: Transport) -> None:
         """Take requests, load, and serve until ``stop`` is set.
@@ -49,9 +53,27 @@ class Life:
         Raises:
             InvalidInput: The address cannot be had.
         """
+        self.open_metrics()
         self._report(f"listening on {await transport.start()}")
+        if self._metrics is not None:
+            self._report(f"metrics at {self._metrics.url}")
         self.load()
         await self.end(transport)
+
+    def open_metrics(self) -> None:
+        """Serve metrics of this process, where they are wanted, until the end.
+
+        Raises:
+            InvalidInput: Their address cannot be had.
+        """
+        if self._settings.metrics:
+            text = exposition(on_loop(asyncio.get_running_loop(), self.snapshot))
+            host, port = self._settings.metrics_host, self._settings.metrics_port_wanted
+            self._metrics = MetricsEndpoint(host, port, text)
+
+    def snapshot(self) -> Snapshot:
+        """What was done so far; on the event loop."""
+        return snapshot_of(self._repository.versions(), self.servicer.failures.counts)
 
     def load(self) -> asyncio.Task[None]:
         """Begin to load; it ends without an exception but for a defect, which ends the server."""
@@ -67,6 +89,9 @@ class Life:
         self.servicer.begin_drain()
         await self.servicer.wait_idle(self._settings.drain_seconds)
         await transport.stop()
+        self.servicer.failures.close()
+        if self._metrics is not None:
+            self._metrics.close()
         if self._following is not None:
             self._following.cancel()
         assert self._loading is not None, "whoever ends has begun to load"

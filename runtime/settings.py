@@ -14,7 +14,10 @@ ENGINE_CODE = ("refuse", "allow")
 TRANSPORTS = ("grpcio", "envoy")
 COMPRESSIONS = ("none", "gzip")
 MODEL_CONTROLS = ("none", "explicit", "poll")
+LOG_FORMATS = ("text", "json")
 MAX_WORKERS = 256
+METRICS_PORT = 8002
+"""Triton's."""
 MAX_MESSAGE_MB = 2047
 """What gRPC can count: a message is shorter than 2 GiB."""
 
@@ -54,6 +57,10 @@ class ServerSettings:
         poll_seconds: Between two looks at the repository where control is ``poll``.
         tls_client_ca: Who must have signed the certificates of clients, PEM; none lets
             clients without a certificate in.
+        metrics: Whether metrics are served over HTTP.
+        metrics_host: The address for them.
+        metrics_port: 0 lets the system choose; none is ``METRICS_PORT``, or 0 where ``port`` is.
+        log_format: ``json`` makes every line of the log an object.
     """
 
     repository: Path
@@ -75,6 +82,10 @@ class ServerSettings:
     model_control: str = "none"
     load_models: tuple[str, ...] = ()
     poll_seconds: float = 15.0
+    metrics: bool = True
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         """Refuse what no server can do."""
@@ -90,6 +101,18 @@ class ServerSettings:
         _one_of("engine_code", self.engine_code, ENGINE_CODE)
         self._check_transport()
         self._check_control()
+        if not self.metrics_host:
+            raise InvalidInput("metrics_host is empty; use 127.0.0.1 for this machine alone")
+        if self.metrics_port is not None:
+            _within("metrics_port", self.metrics_port, 0, 65535)
+        _one_of("log_format", self.log_format, LOG_FORMATS)
+
+    @property
+    def metrics_port_wanted(self) -> int:
+        """The port to listen on for metrics; a server on any free port has any free one there."""
+        if self.metrics_port is not None:
+            return self.metrics_port
+        return METRICS_PORT if self.port else 0
 
     def _check_control(self) -> None:
         _one_of("model_control", self.model_control, MODEL_CONTROLS)

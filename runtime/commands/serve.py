@@ -8,12 +8,15 @@ from typing import Any
 
 import click
 
+from runtime.observe.failures import use_json_lines
 from runtime.server import run_server
 from runtime.settings import (
     COMPRESSIONS,
     DEVICES,
     ENGINE_CODE,
+    LOG_FORMATS,
     MAX_MESSAGE_MB,
+    METRICS_PORT,
     MODEL_CONTROLS,
     TRANSPORTS,
     UNPROVED,
@@ -96,6 +99,24 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--tls-client-ca", type=_FILE, help="Who signs the certificates that clients must show."
 )
+@click.option(
+    "--metrics/--no-metrics", default=True, help="Prometheus metrics over HTTP.", **_SHOWN
+)
+@click.option(
+    "--metrics-host", default="127.0.0.1", help="Address to listen on for them.", **_SHOWN
+)
+@click.option(
+    "--metrics-port",
+    type=int,
+    help=f"0 lets the system choose a free one.  [default: {METRICS_PORT}; 0 with --port 0]",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default="text",
+    help="Of the log on stderr; json is one object a line.",
+    **_SHOWN,
+)
 def serve(state: Path | None, **options: Any) -> None:
     """Serve every model of REPOSITORY over gRPC (Open Inference Protocol v2).
 
@@ -106,7 +127,10 @@ def serve(state: Path | None, **options: Any) -> None:
     """
     if state is not None:
         options["state"] = state
-    run_server(ServerSettings(**options), _say)
+    settings = ServerSettings(**options)
+    if settings.log_format == "json":
+        use_json_lines()
+    run_server(settings, _say)
 
 
 def _say(line: str) -> None:

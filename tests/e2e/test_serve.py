@@ -65,9 +65,10 @@ def run_to_the_end(*arguments):
 
 def test_the_server_prints_its_address_and_each_version(server):
     assert server.lines[0] == f"twinport: listening on {server.address}"
-    assert server.lines[1] == "twinport: ready: linear/1"
-    assert server.lines[2].startswith("twinport: not ready: linear/2: not proved on CPU")
-    assert server.lines[3] == "twinport: 1 of 1 models ready"
+    assert server.lines[1].startswith("twinport: metrics at http://127.0.0.1:")
+    assert server.lines[2] == "twinport: ready: linear/1"
+    assert server.lines[3].startswith("twinport: not ready: linear/2: not proved on CPU")
+    assert server.lines[4] == "twinport: 1 of 1 models ready"
 
 
 def test_a_request_is_answered(server, toys):
