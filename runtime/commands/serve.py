@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from runtime.observe.failures import use_json_lines
-from runtime.server import run_server
 from runtime.settings import (
     COMPRESSIONS,
     DEVICES,
@@ -22,6 +20,7 @@ from runtime.settings import (
     UNPROVED,
     ServerSettings,
 )
+from runtime.start import say, start_server
 
 _SHOWN: dict[str, Any] = {"show_default": True}
 _FILE = click.Path(path_type=Path)
@@ -130,10 +129,4 @@ def serve(state: Path | None, **options: Any) -> None:
     settings = ServerSettings(**options)
     if settings.log_format == "json":
         use_json_lines()
-    run_server(settings, _say)
-
-
-def _say(line: str) -> None:
-    """Print at once; a reader that has gone is no reason to stop serving."""
-    with suppress(BrokenPipeError):
-        click.echo(f"twinport: {line}")
+    start_server(settings, say)
