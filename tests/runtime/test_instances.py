@@ -72,7 +72,7 @@ async def test_each_instance_is_proved(config_with, open_service, monkeypatch, t
     answers = await asyncio.gather(*(model.infer({"x": X * n}, ["y"]) for n in range(8)))
     right = toys["linear"].compute({"x": X})["y"]
     for number, answer in enumerate(answers):
-        np.testing.assert_allclose(answer["y"], right * number, rtol=1e-5)
+        np.testing.assert_allclose(answer["y"], right * number, rtol=1e-5, atol=1e-5)
     model.close()
     assert all(backend._session is None for backend in model._backends)
 
