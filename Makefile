@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BACKEND := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 OTHER := $(if $(filter gpu,$(BACKEND)),onnxruntime,onnxruntime-gpu)
 # What the tests need; real engines are built without a GPU.
-TESTED := export,$(BACKEND),tensorrt-rtx,look,dev
+TESTED := export,$(BACKEND),tensorrt-rtx,look,otel,dev
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 # The signatures of the real TensorRT; made where gcc and binutils are.

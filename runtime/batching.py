@@ -247,15 +247,17 @@ class Batcher:
             if not item.answer.done():
                 item.answer.set_result({name: part[name] for name in item.outputs})
                 answered.append(begun - item.arrived_ns)
-        self.statistics.called(
-            CallTimes(
-                rows=sum(item.rows for item in batch),
-                queue_ns=answered,
-                input_ns=ready - begun,
-                infer_ns=infer_ns,
-                output_ns=time.monotonic_ns() - done,
-            )
+        times = CallTimes(
+            rows=sum(item.rows for item in batch),
+            queue_ns=answered,
+            input_ns=ready - begun,
+            infer_ns=infer_ns,
+            output_ns=time.monotonic_ns() - done,
         )
+        self.statistics.called(times)
+        for item in batch:
+            if item.times is not None:
+                item.times.queue_ns, item.times.call = begun - item.arrived_ns, times
 
     async def _failed(self, batch: list[Waiting], error: Exception, lane: Lane) -> None:
         """A call that fails is its request's own fault only where it was alone in it."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from runtime.batch_rows import Arrays, Shapes, rows_of, shapes_below
 from runtime.errors import ResourceExhausted
+from runtime.statistics import WATCHED, RequestTimes
 from runtime.tensors import Array
 from runtime.worker import too_late
 
@@ -99,6 +100,7 @@ class Waiting:
     shapes: Shapes = ()
     taken: bool = False
     timer: asyncio.Timeout | None = None
+    times: RequestTimes | None = None
 
     def __post_init__(self) -> None:
         """Measure it once."""
@@ -174,7 +176,7 @@ class RequestQueue:
         answer: asyncio.Future[dict[str, Array]] = asyncio.get_running_loop().create_future()
         waiting = Waiting(
             arrays, outputs, deadline, level, now_ns, now + wait_s if wait_s else None,
-            not policy.delay_on_timeout, answer,
+            not policy.delay_on_timeout, answer, times=WATCHED.get(),
         )  # fmt: skip
         queue.append(waiting)
         return waiting

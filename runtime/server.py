@@ -15,6 +15,7 @@ from runtime.loading import LoadOptions
 from runtime.observe.collector import exposition
 from runtime.observe.endpoint import MetricsEndpoint, on_loop
 from runtime.observe.snapshot import Snapshot, snapshot_of
+from runtime.observe.tracing import tracer_from_environment
 from runtime.repository import POLL, Repository
 from runtime.servicer import Servicer
 from runtime.settings import ServerSettings
@@ -42,7 +43,8 @@ class Life:
         self._settings = settings
         self._report = report
         self._repository = open_repository(settings)
-        self.servicer = Servicer(self._repository)
+        self._tracer = tracer_from_environment(os.environ)
+        self.servicer = Servicer(self._repository, tracer=self._tracer)
         self._loading: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
         self._metrics: MetricsEndpoint | None = None
@@ -90,6 +92,8 @@ class Life:
         await self.servicer.wait_idle(self._settings.drain_seconds)
         await transport.stop()
         self.servicer.failures.close()
+        if self._tracer is not None:
+            self._tracer.close()
         if self._metrics is not None:
             self._metrics.close()
         if self._following is not None:

@@ -32,6 +32,7 @@ from protos import (
 from runtime.description import metadata_from_record, server_metadata
 from runtime.errors import TwinportError, Unimplemented
 from runtime.observe.failures import FailureLog
+from runtime.observe.tracing import Tracer
 from runtime.repository import Repository
 from runtime.service.call import Call as Call
 from runtime.service.call import Stream, Unary, parsed, unexpected
@@ -53,19 +54,25 @@ from runtime.worker import check_deadline
 class Servicer:
     """All calls of the inference, health and reflection services over one repository."""
 
-    def __init__(self, repository: Repository, failures: FailureLog | None = None) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        failures: FailureLog | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         """Serve a repository.
 
         Args:
             repository: Its models may be loaded later.
             failures: Where calls that fail are counted and logged; its own where none is given.
+            tracer: Gets a span for each inference, where there is one.
         """
         self.failures = failures or FailureLog()
         self._repository = repository
         self._health = Health(repository)
         self._memory = SharedMemory()
         self._inference = Inference(
-            repository, self._memory, self._health, self._counted, self.failures
+            repository, self._memory, self._health, self._counted, self.failures, tracer
         )
         self._running = 0
         self._idle = asyncio.Event()

@@ -10,6 +10,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -82,9 +83,31 @@ class CallTimes:
     output_ns: int
 
     @property
+    def requests(self) -> int:
+        """As many were answered."""
+        return len(self.queue_ns)
+
+    @property
     def compute_ns(self) -> int:
         """From the start of the call to the answers."""
         return self.input_ns + self.infer_ns + self.output_ns
+
+
+@dataclass
+class RequestTimes:
+    """Where the time of one request went; filled in when it is answered.
+
+    Attributes:
+        queue_ns: From its arrival to the start of its call.
+        call: Its call; none where it had none.
+    """
+
+    queue_ns: int = 0
+    call: CallTimes | None = None
+
+
+WATCHED: ContextVar[RequestTimes | None] = ContextVar("WATCHED", default=None)
+"""Set around a request by whoever wants to know its times."""
 
 
 @dataclass

@@ -10,12 +10,14 @@ from protos import ModelInferRequest, ModelInferResponse, ModelStreamInferRespon
 from runtime.codec import arrays_from_request
 from runtime.errors import InvalidInput, TwinportError, Unavailable
 from runtime.observe.failures import FailureLog, RequestNames
+from runtime.observe.tracing import Tracer
 from runtime.repository import Repository
 from runtime.request_parameters import priority_of, timeout_s_of
 from runtime.service.call import Call, parsed, unexpected
 from runtime.service.outputs import response_with, wanted_outputs
 from runtime.service.shared_memory import SharedMemory
 from runtime.service.stream import answered_in_order
+from runtime.service.traced import Infer, traced
 from runtime.standard_services import Health
 
 _STATUS_OF_STREAM = "triton_grpc_error"
@@ -34,6 +36,7 @@ class Inference:
         health: Health,
         running: Callable[[], AbstractContextManager[None]],
         failures: FailureLog,
+        tracer: Tracer | None = None,
     ) -> None:
         """Serve ``repository``.
 
@@ -43,17 +46,23 @@ class Inference:
             health: Knows when the server drains.
             running: Entered while a request of a stream is worked on.
             failures: Where requests of a stream that fail are counted; others are elsewhere.
+            tracer: Gets a span for each request, where there is one.
         """
         self._repository = repository
         self._memory = memory
         self._health = health
         self._running = running
         self._failures = failures
+        self._answer: Infer = self._infer
+        self._answer_streamed: Infer = self._infer
+        if tracer is not None:
+            self._answer = traced(tracer, "ModelInfer", self._infer)
+            self._answer_streamed = traced(tracer, _STREAM, self._infer)
 
     async def unary(self, payload: bytes, call: Call) -> bytes:
         """Answer ``ModelInfer``."""
         self._check_open()
-        response = await self._infer(parsed(ModelInferRequest, payload), call)
+        response = await self._answer(parsed(ModelInferRequest, payload), call)
         return response.SerializeToString()
 
     async def stream(
@@ -84,7 +93,7 @@ class Inference:
         request = ModelInferRequest()
         try:
             request = parsed(ModelInferRequest, payload)
-            response = await self._infer(request, call)
+            response = await self._answer_streamed(request, call)
         except TwinportError as error:
             failure = error
         except Exception as error:

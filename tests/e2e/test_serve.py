@@ -86,7 +86,7 @@ def test_bytes_that_are_no_message_are_the_clients_error(channel):
 
 
 def test_what_the_server_lacks_is_unimplemented(channel):
-    for method, service in (("ModelStatistics", SERVICE), ("Nothing", SERVICE), ("Do", "a.B")):
+    for method, service in (("TraceSetting", SERVICE), ("Nothing", SERVICE), ("Do", "a.B")):
         with pytest.raises(grpc.RpcError) as caught:
             raw_call(channel, method, service)(b"")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -147,6 +147,7 @@ def test_reflection_describes_all_services(channel):
         SERVICE,
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
+        "grpc.reflection.v1.ServerReflection",
     }
     pool = DescriptorPool(database)
     methods = pool.FindServiceByName(SERVICE).methods_by_name
@@ -266,6 +267,7 @@ def test_a_server_that_answered_a_request_never_imported_torch_or_onnx(
     modules = set(json.loads(server.log.read_text().splitlines()[-1]))
     assert {"runtime", "protos", "grpc", "onnxruntime"} <= modules
     assert not modules & {"torch", "torchvision", "onnx", "onnxscript", "models", "exporter"}
+    assert not modules & {"opentelemetry", "matplotlib"}
 
 
 WITH_A_DEFECT = """
