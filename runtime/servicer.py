@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from protos import (
     METHODS,
@@ -35,7 +35,7 @@ from runtime.observe.failures import FailureLog
 from runtime.observe.tracing import Tracer
 from runtime.repository import Repository
 from runtime.service.call import Call as Call
-from runtime.service.call import Stream, Unary, parsed, unexpected
+from runtime.service.call import Running, Stream, Unary, parsed, unexpected
 from runtime.service.control import Control
 from runtime.service.inference import Inference
 from runtime.service.names import names_from
@@ -71,12 +71,10 @@ class Servicer:
         self._repository = repository
         self._health = Health(repository)
         self._memory = SharedMemory()
+        self._running = Running()
         self._inference = Inference(
-            repository, self._memory, self._health, self._counted, self.failures, tracer
+            repository, self._memory, self._health, self._running, self.failures, tracer
         )
-        self._running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
         own: dict[str, Unary] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -122,7 +120,7 @@ class Servicer:
         """
         start = time.monotonic()
         try:
-            with self._counted():
+            with self._running:
                 check_deadline(call.deadline)
                 return await self._unary[method](payload, call)
         except (TwinportError, asyncio.CancelledError) as error:
@@ -157,28 +155,11 @@ class Servicer:
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """Wait until nothing runs; False where something still does after ``timeout_s``."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await self._running.wait_idle(timeout_s)
 
     def _note(self, method: str, error: BaseException, start: float, payload: bytes) -> None:
         seconds = time.monotonic() - start
         self.failures.note(method, error, seconds, lambda: names_from(method, payload))
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Count one request as running."""
-        self._running += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
 
     async def _server_live(self, payload: bytes, _call: Call) -> bytes:
         parsed(ServerLiveRequest, payload)

@@ -38,6 +38,33 @@ Unary: TypeAlias = Callable[[bytes, Call], Awaitable[bytes]]
 Stream: TypeAlias = Callable[[AsyncIterator[bytes], Call], AsyncGenerator[bytes, None]]
 
 
+class Running:
+    """What is worked on now; enter it for each request."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __enter__(self) -> None:
+        self.count += 1
+        self._idle.clear()
+
+    def __exit__(self, *_error: object) -> None:
+        self.count -= 1
+        if not self.count:
+            self._idle.set()
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until nothing runs; False where something still does after ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
 def parsed(kind: type[M], payload: bytes) -> M:
     """The message in ``payload``.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from protos import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from runtime.codec import arrays_from_request
@@ -13,7 +13,7 @@ from runtime.observe.failures import FailureLog, RequestNames
 from runtime.observe.tracing import Tracer
 from runtime.repository import Repository
 from runtime.request_parameters import priority_of, timeout_s_of
-from runtime.service.call import Call, parsed, unexpected
+from runtime.service.call import Call, Running, parsed, unexpected
 from runtime.service.outputs import response_with, wanted_outputs
 from runtime.service.shared_memory import SharedMemory
 from runtime.service.stream import answered_in_order
@@ -34,7 +34,7 @@ class Inference:
         repository: Repository,
         memory: SharedMemory,
         health: Health,
-        running: Callable[[], AbstractContextManager[None]],
+        running: Running,
         failures: FailureLog,
         tracer: Tracer | None = None,
     ) -> None:
@@ -80,7 +80,7 @@ class Inference:
         )
 
         async def answer(payload: bytes) -> bytes:
-            with self._running():
+            with self._running:
                 return await self._streamed(payload, call, as_status=as_status)
 
         async with aclosing(answered_in_order(payloads, answer, self._health.drained)) as responses:

@@ -68,6 +68,11 @@ def response_with(
     Raises:
         InvalidInput: An output does not fit into its place; then nothing was written.
     """
+    version = str(record.version)
+    if not special:
+        return response_from_arrays(
+            answers, model=record.name, version=version, request_id=request_id
+        )
     arrays = dict(answers)
     stored: dict[str, tuple[Place, bytes]] = {}
     for name, wanted in special.items():
@@ -82,7 +87,7 @@ def response_with(
             stored[name] = wanted.place, data
     plain = {name: array for name, array in arrays.items() if name not in stored}
     response = response_from_arrays(
-        plain, model=record.name, version=str(record.version), request_id=request_id
+        plain, model=record.name, version=version, request_id=request_id
     )
     return _with_stored(response, arrays, stored) if stored else response
 

@@ -148,10 +148,10 @@ async def test_a_client_that_goes_cancels_what_waits(servicer):
         while client.taken < 3:
             await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert servicer._running == 3
+        assert servicer._running.count == 3
         reading.cancel()
         await asyncio.wait([reading])
-    assert servicer._running == 0
+    assert servicer._running.count == 0
 
 
 async def test_a_stream_ends_when_the_server_drains_and_what_was_read_is_answered(servicer):
