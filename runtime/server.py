@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -19,7 +20,7 @@ from runtime.observe.tracing import tracer_from_environment
 from runtime.repository import POLL, Repository
 from runtime.servicer import Servicer
 from runtime.settings import ServerSettings
-from runtime.transports.base import Transport
+from runtime.transports.base import SEND_SECONDS, Transport
 from runtime.verdicts import VerdictStore
 from runtime.versions import State, Version
 
@@ -88,9 +89,10 @@ class Life:
         """Wait for ``stop``, let running requests finish, close."""
         await self.stop.wait()
         logger.info("draining: up to %g s for requests that run", self._settings.drain_seconds)
+        end = time.monotonic() + self._settings.drain_seconds
         self.servicer.begin_drain()
         await self.servicer.wait_idle(self._settings.drain_seconds)
-        await transport.stop()
+        await transport.stop(max(end - time.monotonic(), SEND_SECONDS))
         self.servicer.failures.close()
         if self._tracer is not None:
             self._tracer.close()

@@ -77,11 +77,12 @@ class GrpcApp:
         self._waiting: dict[asyncio.Task[Any], tuple[Receive, float]] = {}
         self._streaming: set[asyncio.Task[Any]] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._sending = 0
 
     @property
     def running(self) -> int:
-        """Calls that are not answered yet."""
-        return len(self._waiting) + len(self._streaming)
+        """Calls whose answers have not been handed over yet."""
+        return len(self._waiting) + len(self._streaming) + self._sending
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -140,13 +141,20 @@ class GrpcApp:
         body = framed_gzip(answer) if compress else framed(answer)
         await send(_START_GZIP if compress else _START)
         if len(body) > LARGE:
-            view = memoryview(body)
-            for start in range(0, len(body), LARGE):
-                part = bytes(view[start : start + LARGE])
-                await send({"type": _BODY, "body": part, "more_body": True})
+            await self._send_parts(send, body)
             body = b""
         await send({"type": _BODY, "body": body})
         await send(_OK)
+
+    async def _send_parts(self, send: Send, body: bytes) -> None:
+        self._sending += 1
+        view = memoryview(body)
+        try:
+            for start in range(0, len(body), LARGE):
+                part = bytes(view[start : start + LARGE])
+                await send({"type": _BODY, "body": part, "more_body": True})
+        finally:
+            self._sending -= 1
 
     async def _stream(self, method: str, call: Call, body: Body, send: Send) -> None:
         task = asyncio.current_task()

@@ -7,7 +7,7 @@ from typing import Protocol
 MAX_DETAILS = 1000
 """Characters of an error's text; it travels in a header of limited size."""
 SEND_SECONDS = 0.5
-"""Time for the last answers to leave once nothing runs any more."""
+"""The least time for the last answers to leave once nothing runs any more."""
 
 
 class Transport(Protocol):
@@ -21,8 +21,8 @@ class Transport(Protocol):
         """
         ...
 
-    async def stop(self) -> None:
-        """Take no more requests; let the last answers leave, up to ``SEND_SECONDS``."""
+    async def stop(self, seconds: float) -> None:
+        """Take no more requests; let the last answers leave, as long as that takes at most."""
         ...
 
 

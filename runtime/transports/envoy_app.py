@@ -24,7 +24,7 @@ from runtime.server import Life
 from runtime.settings import ServerSettings
 from runtime.start import say
 from runtime.transports.asgi import GrpcApp, Send
-from runtime.transports.base import SEND_SECONDS, address_text
+from runtime.transports.base import address_text
 from runtime.transports.envoy import ENDING
 from runtime.transports.handoff import VARIABLE, settings_from_text
 from runtime.transports.messages import Event, Receive
@@ -89,9 +89,12 @@ class Application:
         timer = threading.Timer(EXIT_SECONDS, os._exit, (0,))
         timer.daemon = True
         timer.start()
-        # Now Envoy may see it.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        # Now Envoy may see one; it does not bear a second.
+        while signal.sigtimedwait(ENDING, 0) is not None:
+            pass
         signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 class EnvoyTransport:
@@ -112,10 +115,10 @@ class EnvoyTransport:
         self._port = ports.pop()
         return address_text(self._host, self._port)
 
-    async def stop(self) -> None:
-        """Wait until all answers have left, up to ``SEND_SECONDS``."""
+    async def stop(self, seconds: float) -> None:
+        """See ``Transport``; Envoy itself ends with the process."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(SEND_SECONDS):
+            async with asyncio.timeout(seconds):
                 quiet = 0
                 while quiet < QUIET_LOOKS:
                     busy = self.app.running or unsent_bytes(self._port)

@@ -11,7 +11,7 @@ import grpc
 from runtime.errors import InvalidInput, TwinportError
 from runtime.servicer import Call, Servicer
 from runtime.settings import ServerSettings
-from runtime.transports.base import SEND_SECONDS, address_text, details_of
+from runtime.transports.base import address_text, details_of
 from runtime.transports.sockets import check_free
 from runtime.transports.tls import read_tls
 
@@ -48,9 +48,9 @@ class GrpcioTransport:
         await self._server.start()
         return address_text(self._settings.host, port)
 
-    async def stop(self) -> None:
+    async def stop(self, seconds: float) -> None:
         """See ``Transport``."""
-        await self._server.stop(SEND_SECONDS)
+        await self._server.stop(seconds)
 
     def _bind(self) -> int:
         settings = self._settings
