@@ -53,12 +53,17 @@ def table() -> dict[tuple[str, str], str]:
 TABLE = table()
 
 
-@pytest.fixture(scope="module")
-def server(start_server, toy_writer, tmp_path_factory):
+@pytest.fixture(scope="module", params=["grpcio", "envoy"])
+def server(request, start_server, toy_writer, tmp_path_factory):
+    if request.param == "envoy":
+        pytest.importorskip("pyvoy", reason="pyvoy is missing; pip install 'twinport[envoy]'")
     repository = tmp_path_factory.mktemp("repository")
     for name in ("linear", "other"):
         toy_writer(repository, "linear", name=name)
-    return start_server(repository, "--model-control", "explicit", "--load-model", "linear")
+    return start_server(
+        repository, "--model-control", "explicit", "--load-model", "linear",
+        "--transport", request.param,
+    )  # fmt: skip
 
 
 @pytest.fixture

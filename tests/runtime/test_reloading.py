@@ -345,3 +345,34 @@ async def test_a_version_that_is_loading_keeps_the_server_ready(
     monkeypatch.setattr("runtime.reloading.load_version", looked)
     await models.look_again()
     assert ready == [(State.LOADING, True)]
+
+
+async def test_under_load_no_request_is_lost_while_versions_follow_each_other(
+    write_toy, open_models, repository, toys
+):
+    write_toy("linear")
+    with (repository / "linear" / "config.pbtxt").open("a") as config:
+        config.write("version_policy { latest { num_versions: 1 } }")
+    models = await open_models(POLL)
+    right = toys["linear"].compute(X)["y"]
+    done, answered = asyncio.Event(), set()
+
+    async def client():
+        while not done.is_set():
+            model = models.model("linear")
+            answer = await model.infer(X, ["y"])
+            np.testing.assert_allclose(answer["y"], right, rtol=1e-5, atol=1e-6)
+            answered.add(model.record.version)
+            await asyncio.sleep(0)
+
+    clients = [asyncio.create_task(client()) for _ in range(8)]
+    for version in (2, 3, 4):
+        write_toy("linear", version=version)
+        await models.look_again()
+        while version not in answered:
+            await asyncio.sleep(0)
+    done.set()
+    await asyncio.gather(*clients)
+    assert answered == {1, 2, 3, 4}
+    assert states(models)["linear/4"] == "READY"
+    assert [item.model for item in models.versions()].count(None) == 3
