@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from typing import NamedTuple
 
 from protos import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from runtime.codec import arrays_from_request
 from runtime.errors import InvalidInput, TwinportError, Unavailable
+from runtime.model import ModelRecord
 from runtime.observe.failures import FailureLog, RequestNames
 from runtime.observe.tracing import Tracer
+from runtime.plain_wire import PlainAnswers
 from runtime.repository import Repository
 from runtime.request_parameters import priority_of, timeout_s_of
 from runtime.service.call import Call, Running, parsed, unexpected
-from runtime.service.outputs import response_with, wanted_outputs
+from runtime.service.outputs import Wanted, response_with, wanted_outputs
 from runtime.service.shared_memory import SharedMemory
 from runtime.service.stream import answered_in_order
 from runtime.service.traced import Infer, traced
 from runtime.standard_services import Health
+from runtime.tensors import Array
 
 _STATUS_OF_STREAM = "triton_grpc_error"
 """Header of clients that want an error as the status of the stream, which ends with it."""
 _STREAM = "ModelStreamInfer"
 _FINAL = "triton_final_response"
+
+
+class Serialised(NamedTuple):
+    """An answer as it travels, and the version that gave it."""
+
+    model_version: str
+    data: bytes
 
 
 class Inference:
@@ -53,17 +64,17 @@ class Inference:
         self._health = health
         self._running = running
         self._failures = failures
-        self._answer: Infer = self._infer
-        self._answer_streamed: Infer = self._infer
+        self._plain = PlainAnswers()
+        self._answer: Infer[Serialised] = self._infer_unary
+        self._answer_streamed: Infer[ModelInferResponse] = self._infer
         if tracer is not None:
-            self._answer = traced(tracer, "ModelInfer", self._infer)
+            self._answer = traced(tracer, "ModelInfer", self._infer_unary)
             self._answer_streamed = traced(tracer, _STREAM, self._infer)
 
     async def unary(self, payload: bytes, call: Call) -> bytes:
         """Answer ``ModelInfer``."""
         self._check_open()
-        response = await self._answer(parsed(ModelInferRequest, payload), call)
-        return response.SerializeToString()
+        return (await self._answer(parsed(ModelInferRequest, payload), call)).data
 
     async def stream(
         self, payloads: AsyncIterator[bytes], call: Call
@@ -110,16 +121,36 @@ class Inference:
             error_message=str(failure), infer_response=ModelInferResponse(id=request.id)
         ).SerializeToString()
 
+    async def _infer_unary(self, request: ModelInferRequest, call: Call) -> Serialised:
+        record, answers, special = await self._answers(request, call)
+        data = None
+        if not special:
+            data = self._plain.answer(
+                answers, model=record.name, version=record.version, request_id=request.id
+            )
+        if data is None:
+            data = response_with(answers, special, record, request.id).SerializeToString()
+        return Serialised(str(record.version), data)
+
     async def _infer(self, request: ModelInferRequest, call: Call) -> ModelInferResponse:
+        record, answers, special = await self._answers(request, call)
+        return response_with(answers, special, record, request.id)
+
+    async def _answers(
+        self, request: ModelInferRequest, call: Call
+    ) -> tuple[ModelRecord, Mapping[str, Array], Mapping[str, Wanted]]:
+        """Who answers, what, and which outputs are not to be sent plainly."""
         model = self._repository.model(request.model_name, request.model_version)
         record = model.record
         arrays = arrays_from_request(request, record.inputs, self._stored)
         outputs, special = wanted_outputs(request, record, self._memory)
+        priority, timeout_s = 0, 0.0
+        if request.parameters:
+            priority, timeout_s = priority_of(request), timeout_s_of(request)
         answers = await model.infer(
-            arrays, outputs, call.deadline,
-            priority=priority_of(request), timeout_s=timeout_s_of(request),
-        )  # fmt: skip
-        return response_with(answers, special, record, request.id)
+            arrays, outputs, call.deadline, priority=priority, timeout_s=timeout_s
+        )
+        return record, answers, special
 
     def _stored(self, tensor: ModelInferRequest.InferInputTensor) -> bytes:
         what = f"input '{tensor.name}'"

@@ -101,10 +101,10 @@ async def test_a_clients_mistake_is_no_error_of_the_server(service, exporter):
 
 
 async def test_a_failure_of_the_server_is_an_error(service, exporter, monkeypatch):
-    def fail(*arguments):
+    def fail(*arguments, **names):
         raise TwinportError("broken")
 
-    monkeypatch.setattr("runtime.service.inference.response_with", fail)
+    monkeypatch.setattr("runtime.service.inference.PlainAnswers.answer", fail)
     with pytest.raises(TwinportError):
         await infer(service)
     (span,) = spans_of(service, exporter)
