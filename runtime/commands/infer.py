@@ -12,10 +12,11 @@ import click
 import numpy as np
 
 from runtime.client import Client
+from runtime.client_pictures import labels_of
 from runtime.client_wire import DEFAULT_URL, ServedModel
 from runtime.errors import Unimplemented
 from runtime.input_files import Prepared, answers_of, joined, read_inputs
-from runtime.preprocess import Label, top_labels
+from runtime.preprocess import Label
 from runtime.tensors import Array, format_shape
 
 LARGEST_BATCH = 64
@@ -79,7 +80,7 @@ def infer(
             groups, lambda arrays: client.infer(name, arrays, version=chosen, outputs=outputs)
         )
     answers = [
-        Answer(item.name, result, _labels(result, model, top))
+        Answer(item.name, result, labels_of(result, model, top))
         for item, result in zip(prepared, results, strict=True)
     ]
     click.echo(_json(model, answers) if as_json else _text(answers))
@@ -94,17 +95,6 @@ def _largest_batch(client: Client, name: str, version: str, prepared: list[Prepa
     except Unimplemented:  # the call is Triton's; other servers of the protocol lack it
         return 1
     return max(1, min(limit, LARGEST_BATCH))
-
-
-def _labels(outputs: dict[str, Array], model: ServedModel, top: int) -> list[list[Label]] | None:
-    """The classes of the first output that has one value for each label."""
-    names = model.properties.labels
-    if not names:
-        return None
-    for array in outputs.values():
-        if array.ndim == 2 and array.shape[1] == len(names) and array.dtype.kind == "f":
-            return [top_labels(row, names, top) for row in array]
-    return None
 
 
 def _text(answers: list[Answer]) -> str:
