@@ -9,9 +9,9 @@ from pathlib import Path
 
 from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import open_backend
-from runtime.errors import InvalidInput, RepositoryError, Unavailable
+from runtime.errors import InvalidInput, RepositoryError, TwinportError, Unavailable
 from runtime.instances import devices_of
-from runtime.manifest import FILE_NAME, Manifest, read_manifest
+from runtime.manifest import FILE_NAME, LOAD_OUTPUT, Manifest, read_manifest
 from runtime.model import Model, ModelRecord
 from runtime.model_config import ModelFacts
 from runtime.replay import Replayed, check_artifact, replay_version
@@ -24,6 +24,9 @@ from runtime.serving_config import (
     complete_config,
     merged_specs,
 )
+from runtime.shadow.reference import reference_opener
+from runtime.shadow.settings import ShadowSettings
+from runtime.shadow.shadow import Shadow
 from runtime.tensors import TensorSpec
 from runtime.verdicts import VerdictStore
 from runtime.warmup import warm_up
@@ -39,11 +42,13 @@ class LoadOptions:
         backend: Device and threads.
         allow_unproved: Whether a version is served whose proof is missing or fails here.
         verdicts: Where verdicts are kept.
+        shadow: Which share of answers is checked; none where no answer is.
     """
 
     backend: BackendOptions
     allow_unproved: bool
     verdicts: VerdictStore
+    shadow: ShadowSettings | None = None
 
 
 def load_version(folder: Path, number: int, config: ServingConfig, options: LoadOptions) -> Model:
@@ -88,7 +93,8 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
         raise
     if unproved:
         logger.warning("%s/%d is served unproved: %s", config.name, number, unproved)
-    return Model(replace(record, replayed=replayed, unproved=unproved), backends)
+    record = replace(record, replayed=replayed, unproved=unproved)
+    return Model(record, backends, _shadow(folder, record, options.shadow))
 
 
 def backend_of(manifest: Manifest) -> str:
@@ -103,6 +109,21 @@ def backend_options(options: BackendOptions, manifest: Manifest | None) -> Backe
     """``options``, with what the manifest alone knows of the artifact."""
     engine = manifest.artifact.engine if manifest else None
     return replace(options, newer_library=engine is not None and engine.version_compatible)
+
+
+def _shadow(folder: Path, record: ModelRecord, settings: ShadowSettings | None) -> Shadow | None:
+    """The checks on a version's answers; a version that has no reference is served without."""
+    if settings is None or not settings.share:
+        return None
+    name = f"{record.name}/{record.version}"
+    try:
+        if record.manifest is None:
+            raise RepositoryError("it has no manifest")
+        opener = reference_opener(folder, record.manifest, record.identity.provider)
+    except TwinportError as error:
+        logger.warning("the answers of %s are not checked: %s", name, error)
+        return None
+    return Shadow(settings, opener, name=name, has_load=LOAD_OUTPUT in record.outputs)
 
 
 def _artifact(folder: Path, config: ServingConfig, manifest: Manifest | None, backend: str) -> Path:

@@ -10,6 +10,7 @@ from runtime.batching import Batcher, BatchSettings, Lane, Run
 from runtime.errors import InvalidInput
 from runtime.manifest import Manifest
 from runtime.replay import Replayed
+from runtime.shadow.shadow import Shadow
 from runtime.statistics import Statistics
 from runtime.tensors import Array, TensorSpec
 from runtime.worker import Worker
@@ -55,14 +56,18 @@ class ModelRecord:
 class Model:
     """A loaded version, its instances and the queue before them."""
 
-    def __init__(self, record: ModelRecord, backends: Sequence[Backend]) -> None:
+    def __init__(
+        self, record: ModelRecord, backends: Sequence[Backend], shadow: Shadow | None = None
+    ) -> None:
         """Serve ``record``.
 
         Args:
             record: What is known of the version.
             backends: Its instances, one or more; each gets a thread of its own.
+            shadow: Checks a share of the answers, where that is wanted.
         """
         self.record = record
+        self.shadow = shadow
         self.statistics = Statistics()
         self._backends = tuple(backends)
         name = f"{record.name}/{record.version}"
@@ -100,14 +105,23 @@ class Model:
             ResourceExhausted: The queue is full.
         """
         self._check_sizes(arrays)
-        return await self._batcher.submit(
-            arrays, outputs, deadline, priority=priority, timeout_s=timeout_s
-        )
+        shadow = self.shadow
+        if shadow is None or not shadow.draws():
+            return await self._batcher.submit(
+                arrays, outputs, deadline, priority=priority, timeout_s=timeout_s
+            )
+        answers = await self._batcher.submit(
+            arrays, shadow.outputs_with_load(outputs), deadline,
+            priority=priority, timeout_s=timeout_s,
+        )  # fmt: skip
+        shadow.offer(arrays, answers)
+        return {name: answers[name] for name in outputs}
 
     @property
     def busy(self) -> bool:
-        """Whether anything waits or runs."""
-        return any(worker.busy for worker in self._workers) or bool(self._batcher.waiting)
+        """Whether anything waits or runs, a comparison included."""
+        waits = bool(self._batcher.waiting) or any(worker.busy for worker in self._workers)
+        return waits or (self.shadow is not None and self.shadow.busy)
 
     @property
     def waiting(self) -> int:
@@ -120,6 +134,8 @@ class Model:
 
     def close(self) -> None:
         """Drop what waits and give the backends' memory back."""
+        if self.shadow is not None:
+            self.shadow.close()
         self._batcher.close()
         for worker in self._workers:
             worker.close()

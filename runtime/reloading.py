@@ -102,6 +102,7 @@ class Reload:
         config = self._found.config
         assert config is not None, "without a configuration no version is to be loaded"
         await asyncio.to_thread(try_version, version, config, self._options)
+        version.follow_shadow(self._changed)
         serving = self._found.versions.get(version.number)
         if version.state is not State.READY:
             self._note_failure(version, serving)
@@ -135,7 +136,7 @@ def _has_changed(old: Version, new: Version, *, retry: bool) -> bool:
     """Whether there is something to do; failures are tried again on a client's word alone."""
     if old.wanted != new.wanted:
         return True
-    if old.model is None:
+    if old.model is None or old.state is State.UNAVAILABLE:  # the latter drifted
         return retry or old.stamp != new.stamp
     return old.stamp != new.stamp and (retry or old.refused != new.stamp)
 

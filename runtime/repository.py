@@ -113,6 +113,7 @@ class Repository:
                     if version.state is State.LOADING:
                         assert entry.config is not None, "else no version is to be loaded"
                         await asyncio.to_thread(try_version, version, entry.config, self._options)
+                        version.follow_shadow(self._changed)
                         self._changed()
                     report(version)
         self._loaded = True

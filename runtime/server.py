@@ -20,6 +20,7 @@ from runtime.observe.tracing import tracer_from_environment
 from runtime.repository import POLL, Repository
 from runtime.servicer import Servicer
 from runtime.settings import ServerSettings
+from runtime.shadow.settings import ShadowSettings
 from runtime.transports.base import SEND_SECONDS, Transport
 from runtime.verdicts import VerdictStore
 from runtime.versions import State, Version
@@ -157,6 +158,7 @@ def open_repository(settings: ServerSettings) -> Repository:
         ),
         settings.unproved == "allow",
         VerdictStore(settings.state),
+        ShadowSettings(settings.shadow, settings.shadow_action, settings.shadow_seed),
     )
     return Repository(
         settings.repository,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.errors import InvalidInput
+from runtime.shadow.settings import ShadowSettings
 
 UNPROVED = ("refuse", "allow")
 DEVICES = ("cpu", "cuda")
@@ -61,6 +62,9 @@ class ServerSettings:
         metrics_host: The address for them.
         metrics_port: 0 lets the system choose; none is ``METRICS_PORT``, or 0 where ``port`` is.
         log_format: ``json`` makes every line of the log an object.
+        shadow: Share of the answered requests that is computed again on a reference.
+        shadow_action: ``unready`` takes a model that drifts from it out of service.
+        shadow_seed: The same choice of requests each time; by chance without one.
     """
 
     repository: Path
@@ -86,6 +90,9 @@ class ServerSettings:
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
     log_format: str = "text"
+    shadow: float = 0.0
+    shadow_action: str = "report"
+    shadow_seed: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no server can do."""
@@ -106,6 +113,7 @@ class ServerSettings:
         if self.metrics_port is not None:
             _within("metrics_port", self.metrics_port, 0, 65535)
         _one_of("log_format", self.log_format, LOG_FORMATS)
+        ShadowSettings(self.shadow, self.shadow_action, self.shadow_seed)
 
     @property
     def metrics_port_wanted(self) -> int:

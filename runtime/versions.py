@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +51,30 @@ class Version:
     def refuse(self, reason: str) -> None:
         """It cannot be served; say why."""
         self.state, self.reason = State.UNAVAILABLE, reason
+
+    def follow_shadow(self, changed: Callable[[], None]) -> None:
+        """Say of the loaded model when its answers drift, and leave service where that is wanted.
+
+        Args:
+            changed: Called on the event loop after each change.
+        """
+        model = self.model
+        if model is None or model.shadow is None:
+            return
+        shadow, unproved = model.shadow, model.record.unproved
+
+        def judged() -> None:
+            if self.model is not model or self.state is not State.READY:
+                return
+            drift = shadow.drift.reason
+            self.reason = "; ".join(filter(None, (unproved, drift and f"it drifts: {drift}")))
+            if shadow.ends_service:
+                self.refuse(self.reason)
+            changed()
+
+        shadow.on_change = judged
+        if shadow.drift.reason:
+            judged()
 
     def __str__(self) -> str:
         return f"{self.name}/{self.number}"

@@ -20,6 +20,7 @@ from runtime.settings import (
     UNPROVED,
     ServerSettings,
 )
+from runtime.shadow.settings import ACTIONS, REPORT
 from runtime.start import say, start_server
 
 _SHOWN: dict[str, Any] = {"show_default": True}
@@ -116,6 +117,20 @@ _FILE = click.Path(path_type=Path)
     help="Of the log on stderr; json is one object a line.",
     **_SHOWN,
 )
+@click.option(
+    "--shadow",
+    default=0.0,
+    help="Share of the requests to compute again on a reference, such as 0.01.",
+    **_SHOWN,
+)
+@click.option(
+    "--shadow-action",
+    type=click.Choice(ACTIONS),
+    default=REPORT,
+    help="What to do with a model whose answers drift from it.",
+    **_SHOWN,
+)
+@click.option("--shadow-seed", type=int, help="The same choice of requests each time.")
 def serve(state: Path | None, **options: Any) -> None:
     """Serve every model of REPOSITORY over gRPC (Open Inference Protocol v2).
 

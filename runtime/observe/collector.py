@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from runtime.observe.host import Host
+from runtime.observe.shadows import shadow_families
 from runtime.observe.snapshot import Counts, Snapshot, VersionSnapshot, Work
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -104,6 +105,7 @@ class SnapshotCollector(Collector):
         loaded = [(item, item.work) for item in snapshot.versions if item.work is not None]
         yield from _request_families(loaded)
         yield from _histogram_families(loaded)
+        yield from shadow_families(snapshot.versions)
         ready = GaugeMetricFamily(
             "twinport_model_ready", "1 where the version answers", labels=_LABELS
         )

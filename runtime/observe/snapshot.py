@@ -15,6 +15,7 @@ from typing import Any
 from prometheus_client import ProcessCollector
 
 from runtime.manifest import record_from_data
+from runtime.shadow.summary import ShadowSummary, shadows_of_processes, summary_of
 from runtime.statistics import Failure, Histogram, Statistics
 from runtime.versions import State, Version
 
@@ -93,12 +94,14 @@ class VersionSnapshot:
         version: The number.
         ready: Whether it answers.
         work: None while it is not loaded.
+        shadow: None where its answers are not checked.
     """
 
     model: str
     version: int
     ready: bool
     work: Work | None = None
+    shadow: ShadowSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,10 @@ def summed(snapshots: Sequence[Snapshot], ended: Sequence[Snapshot] = ()) -> Sna
         live = versions.get((item.model, item.version))
         if live is not None and live.work is not None and item.work is not None:
             past = dataclasses.replace(item.work, waiting=0)
-            versions[item.model, item.version] = dataclasses.replace(live, work=live.work + past)
+            shadow = shadows_of_processes(live.shadow, item.shadow, ended=True)
+            versions[item.model, item.version] = dataclasses.replace(
+                live, work=live.work + past, shadow=shadow
+            )
     failed: dict[str, int] = {}
     for snapshot in (*snapshots, *ended):
         failed = _added(failed, snapshot.failed_calls)
@@ -187,7 +193,9 @@ def _of_version(version: Version) -> VersionSnapshot:
     if version.model is None:
         return VersionSnapshot(version.name, version.number, ready)
     work = work_of(version.model.statistics, version.model.waiting)
-    return VersionSnapshot(version.name, version.number, ready, work)
+    checks = version.model.shadow
+    shadow = summary_of(checks) if checks is not None else None
+    return VersionSnapshot(version.name, version.number, ready, work, shadow)
 
 
 def work_of(statistics: Statistics, waiting: int) -> Work:
@@ -219,7 +227,8 @@ def _both(one: VersionSnapshot, other: VersionSnapshot) -> VersionSnapshot:
         work = one.work or other.work
     else:
         work = one.work + other.work
-    return VersionSnapshot(one.model, one.version, one.ready and other.ready, work)
+    shadow = shadows_of_processes(one.shadow, other.shadow)
+    return VersionSnapshot(one.model, one.version, one.ready and other.ready, work, shadow)
 
 
 def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
