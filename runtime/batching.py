@@ -135,8 +135,11 @@ class Batcher:
         self._arrived.set()
         if self._task is None:
             self._task = asyncio.create_task(self._work())
+        left = item.left()
+        if left is None:
+            return await item.answer
         try:
-            async with asyncio.timeout(item.left()) as item.timer:
+            async with asyncio.timeout(left) as item.timer:
                 return await item.answer
         except TimeoutError as error:
             raise too_late(DEADLINE if item.taken else item.ends_with()) from error
@@ -181,13 +184,14 @@ class Batcher:
             await asyncio.sleep(0)  # others may go on between two calls
             return
         start = time.monotonic()
-        quiet = 0
-        while not self._full() and time.monotonic() - start < GATHER_SECONDS:
+        quiet, full = 0, self._full()
+        while not full and quiet < QUIET_TURNS and time.monotonic() - start < GATHER_SECONDS:
             self._arrived.clear()
             await asyncio.sleep(0)
-            quiet = 0 if self._arrived.is_set() else quiet + 1
-            if quiet >= QUIET_TURNS:
-                break
+            if self._arrived.is_set():
+                quiet, full = 0, self._full()
+            else:
+                quiet += 1
         if settings.delay_s:
             await self._delay(settings.delay_s)
 

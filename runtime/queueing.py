@@ -137,6 +137,8 @@ class RequestQueue:
         self._settings = settings
         self._levels: dict[int, deque[Waiting]] = {}
         self._delayed: deque[Waiting] = deque()
+        self._joinable: int | None = 0
+        """What ``rows`` gives; none where it is to be counted again."""
 
     def __len__(self) -> int:
         return sum(map(len, self._levels.values())) + len(self._delayed)
@@ -178,6 +180,10 @@ class RequestQueue:
             arrays, outputs, deadline, level, now_ns, now + wait_s if wait_s else None,
             not policy.delay_on_timeout, answer, times=WATCHED.get(),
         )  # fmt: skip
+        if self._settings.levels or self._delayed:
+            self._joinable = None
+        elif self._joinable is not None and (not queue or queue[0].shapes == waiting.shapes):
+            self._joinable += waiting.rows
         queue.append(waiting)
         return waiting
 
@@ -187,9 +193,11 @@ class RequestQueue:
         for queue in self._levels.values():
             kept = [item for item in queue if not self._ends(item, now)]
             if len(kept) < len(queue):
+                self._joinable = None
                 queue.clear()
                 queue.extend(kept)
         if any(_expired(item, now) for item in self._delayed):
+            self._joinable = None
             self._delayed = deque(item for item in self._delayed if not _expired(item, now))
 
     def take(self, max_rows: int) -> list[Waiting]:
@@ -218,10 +226,12 @@ class RequestQueue:
 
     def rows(self) -> int:
         """Rows that could share a call with the first request."""
-        first = next(iter(self), None)
-        if first is None:
-            return 0
-        return sum(item.rows for item in self if item.shapes == first.shapes)
+        if self._joinable is None:
+            first = next(iter(self), None)
+            self._joinable = (
+                sum(item.rows for item in self if item.shapes == first.shapes) if first else 0
+            )
+        return self._joinable
 
     def close(self, error: Exception) -> None:
         """Answer everything that waits with ``error``."""
@@ -230,6 +240,7 @@ class RequestQueue:
                 item.answer.set_exception(error)
         self._levels.clear()
         self._delayed.clear()
+        self._joinable = 0
 
     def _ends(self, item: Waiting, now: float) -> bool:
         """Whether an item leaves its level now; one that is only late may be put last."""
@@ -245,6 +256,7 @@ class RequestQueue:
 
     def _remove(self, chosen: Sequence[Waiting]) -> None:
         gone = set(map(id, chosen))
+        self._joinable = None
         for queue in (*self._levels.values(), self._delayed):
             while queue and id(queue[0]) in gone:
                 gone.discard(id(queue.popleft()))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runtime.batch_rows import joined, parted
 from runtime.batching import Batcher, BatchSettings, Lane
 from runtime.errors import DeadlineExceeded, InvalidInput, ResourceExhausted, Unavailable
-from runtime.queueing import QueuePolicy, QueueSettings
+from runtime.queueing import QueuePolicy, QueueSettings, RequestQueue
 from runtime.statistics import Statistics
 from runtime.worker import Worker
 
@@ -308,3 +308,31 @@ def test_parting_undoes_joining(sizes):
     parts = parted(joined(requests), sizes)
     for request, part in zip(requests, parts, strict=True):
         np.testing.assert_array_equal(part["x"], request["x"])
+
+
+def waiting_rows(queue, sizes, **names):
+    for size in sizes:
+        queue.put({"x": np.zeros((size, 2), np.float32)}, ["y"], None, **names)
+    return queue.rows()
+
+
+@pytest.mark.parametrize("levels", [0, 2])
+async def test_rows_that_can_be_joined_are_counted_through_all_changes(levels):
+    queue = RequestQueue(QueueSettings(levels=levels, default_level=min(levels, 1)))
+    assert waiting_rows(queue, [1, 2]) == 3
+    other = queue.put({"x": np.zeros((5, 3), np.float32)}, ["y"], None)
+    assert waiting_rows(queue, [4]) == 7
+    assert [item.rows for item in queue.take(3)] == [1, 2]
+    assert queue.rows() == 5
+    other.answer.cancel()
+    queue.drop_dead()
+    assert waiting_rows(queue, [2]) == 6
+    queue.close(ValueError())
+    assert waiting_rows(queue, [1]) == 1
+
+
+async def test_a_request_of_a_higher_level_is_what_others_are_joined_with():
+    queue = RequestQueue(QueueSettings(levels=2, default_level=2))
+    assert waiting_rows(queue, [1, 2]) == 3
+    queue.put({"x": np.zeros((5, 3), np.float32)}, ["y"], None, priority=1)
+    assert queue.rows() == 5

@@ -104,7 +104,8 @@ async def test_two_lanes_compute_at_the_same_time_and_the_third_request_waits():
         assert (await request)["y"][0, 0] == number
     await idle
     assert len(calls) == 3
-    assert len({name.rpartition("_")[0] for name in calls}) == 2
+    # The third may run on the event loop, where the first two turned out to be short.
+    assert len({name.rpartition("_")[0] for name in calls[:2]}) == 2
     for worker in workers:
         worker.close()
 
