@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.backends.base import Backend, BackendIdentity
@@ -69,6 +69,7 @@ class Model:
         self.record = record
         self.shadow = shadow
         self.statistics = Statistics()
+        self._limits = list(_limits(record))
         self._backends = tuple(backends)
         name = f"{record.name}/{record.version}"
         lanes = [
@@ -144,20 +145,30 @@ class Model:
 
     def _check_sizes(self, arrays: Mapping[str, Array]) -> None:
         record = self.record
-        for name, spec in record.inputs.items():
+        most = record.max_batch_size
+        for name, limits in self._limits:
             sizes = arrays[name].shape
-            if record.max_batch_size and not 1 <= sizes[0] <= record.max_batch_size:
+            if most and not 1 <= sizes[0] <= most:
                 raise InvalidInput(
                     f"input '{name}' has a batch of {sizes[0]}; "
-                    f"model '{record.name}' takes 1 to {record.max_batch_size}"
+                    f"model '{record.name}' takes 1 to {most}"
                 )
-            for axis, size in zip(spec.shape, sizes, strict=True):
-                low, high = record.ranges.get(str(axis), (size, size))
-                if not low <= size <= high:
+            for place, axis, low, high in limits:
+                if not low <= sizes[place] <= high:
                     raise InvalidInput(
-                        f"input '{name}' has {axis} = {size}; "
+                        f"input '{name}' has {axis} = {sizes[place]}; "
                         f"model '{record.name}' was exported for {low} to {high}"
                     )
+
+
+def _limits(record: ModelRecord) -> Iterator[tuple[str, list[tuple[int, str, int, int]]]]:
+    """By input: its free axes that have limits, their places, names and limits."""
+    for name, spec in record.inputs.items():
+        axes = [(place, axis) for place, axis in enumerate(spec.shape) if isinstance(axis, str)]
+        yield (
+            name,
+            [(place, axis, *record.ranges[axis]) for place, axis in axes if axis in record.ranges],
+        )
 
 
 def _run_of(backend: Backend) -> Run:
