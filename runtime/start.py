@@ -23,9 +23,14 @@ def start_server(settings: ServerSettings, report: Callable[[str], None]) -> Non
         from runtime.transports.envoy import become_envoy
 
         become_envoy(settings)
-    from runtime.server import run_server
+    if settings.workers > 1:
+        from runtime.transports.workers import run_workers
 
-    run_server(settings, report)
+        run_workers(settings, report)
+    else:
+        from runtime.server import run_server
+
+        run_server(settings, report)
 
 
 def say(line: str) -> None:

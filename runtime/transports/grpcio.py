@@ -36,6 +36,7 @@ class GrpcioTransport:
         """
         self._settings = settings
         self._shared_port = shared_port
+        self._started = False
         compression = grpc.Compression.Gzip if settings.compression == "gzip" else None
         self._server = grpc.aio.server(
             options=channel_options(settings, shared=bool(shared_port)), compression=compression
@@ -46,11 +47,13 @@ class GrpcioTransport:
         """See ``Transport``."""
         port = self._bind()
         await self._server.start()
+        self._started = True
         return address_text(self._settings.host, port)
 
     async def stop(self, seconds: float) -> None:
         """See ``Transport``."""
-        await self._server.stop(seconds)
+        if self._started:
+            await self._server.stop(seconds)
 
     def _bind(self) -> int:
         settings = self._settings

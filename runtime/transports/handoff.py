@@ -10,6 +10,10 @@ from runtime.settings import ServerSettings
 
 VARIABLE = "TWINPORT_SERVE"
 """The environment variable that carries them."""
+LISTEN = "listen"
+"""Tells a worker to take requests from now on."""
+SNAPSHOT = "snapshot"
+"""Asks a worker what it did so far."""
 
 
 def settings_to_text(settings: ServerSettings, **extra: Any) -> str:
