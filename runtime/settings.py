@@ -49,7 +49,7 @@ class ServerSettings:
         max_message_mb: Largest request or answer in MiB.
         transport: Who speaks HTTP/2: ``grpcio``, or ``envoy``, the faster one.
         workers: Processes that share the port; more than one with ``grpcio`` alone.
-        compression: ``gzip`` compresses answers for clients that take it.
+        compression: ``gzip`` compresses answers.
         tls_cert: The server's certificate, PEM; without one it speaks plain text.
         tls_key: Its private key, PEM.
         model_control: What of the repository is served: all that is there at the start

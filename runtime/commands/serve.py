@@ -91,7 +91,7 @@ _FILE = click.Path(path_type=Path)
     "--compression",
     type=click.Choice(COMPRESSIONS),
     default="none",
-    help="Of answers, for clients that take it.",
+    help="Of answers; requests may be compressed in any case.",
     **_SHOWN,
 )
 @click.option("--tls-cert", type=_FILE, help="The server's certificate, PEM.")
