@@ -71,6 +71,12 @@ def test_connections_beyond_the_limit_are_hung_up_on(endpoint):
         connection.close()
 
 
+def test_the_limit_is_of_connections_at_one_time(endpoint):
+    for _ in range(MAX_CONNECTIONS + 1):
+        with urlopen(endpoint.url) as answer:
+            assert answer.status == 200
+
+
 def ask(connection):
     connection.request("GET", "/metrics")
     connection.getresponse()
