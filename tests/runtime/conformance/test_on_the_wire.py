@@ -90,8 +90,8 @@ def test_answers_are_compressed_where_it_is_set(compressing, post, transport):
     import pyqwest
 
     url = f"http://{compressing.address}/{SERVICE}/ServerMetadata"
-    with pyqwest.SyncHTTPTransport(http_version=pyqwest.HTTPVersion.HTTP2) as transport:
-        client = pyqwest.SyncClient(transport)
+    with pyqwest.SyncHTTPTransport(http_version=pyqwest.HTTPVersion.HTTP2) as http:
+        client = pyqwest.SyncClient(http)
         answer = client.post(url, {**HEADERS, **TAKES_GZIP}, content=framed(b""))
         plain = client.post(url, HEADERS, content=framed(b""))
     assert answer.headers["grpc-encoding"] == "gzip"
