@@ -34,6 +34,7 @@ QUEUED_BYTES = 64 * 2**20
 NICENESS = 5
 """A third of a thread's usual share of a busy processor. Not less: while it holds the
 interpreter's lock, all others wait for it to be given a processor."""
+_END_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class ShadowCounts:
         compared: Requests that count.
         extreme: Requests beyond the evidence's inputs, which never count.
         extreme_differing: Of these, those that were answered otherwise than proofs allow.
-        failed: Requests that the reference could not run.
+        failed: Requests that could not be compared, as the reference refused them.
         dropped: Requests that found the queue full.
         rows: Of those compared.
         near_ties: Rows that other experts answered, as with the reference moved a little.
@@ -176,9 +177,12 @@ class Shadow:
             self._thread.start()
 
     def close(self) -> None:
-        """Take no more; the reference goes when the comparison that runs has ended."""
+        """Take no more and let the reference go; one that is busy is not waited for."""
         self._closed = True
         self._samples.put(None)
+        if self._thread is not None and not self.busy:
+            # An idle one ends at once; the library may not be at work when Python ends.
+            self._thread.join(_END_SECONDS)
 
     def _work(self) -> None:
         with suppress(OSError, AttributeError):
@@ -194,12 +198,9 @@ class Shadow:
                         reference = self._opened()
                         window = Window(reference.ground.outputs)
                     self._take(self._compared(sample, reference, draws), window)
-            except TwinportError as error:
-                self._note(error, reference)
-            except Exception:
-                # A defect here may not end the checks unseen.
-                self._fail("comparing failed unexpectedly; the log has the details")
-                logger.exception("%s cannot be compared with its reference", self._name)
+            except Exception as error:
+                # Whatever it is, the next sample may go better.
+                self._note(error, opened=reference is not None)
             self._done.add(sample)
             del sample
         if reference is not None:
@@ -241,18 +242,21 @@ class Shadow:
                 logger.warning("%s agrees with its reference again", self._name)
             self._tell()
 
-    def _note(self, error: TwinportError, reference: Reference | None) -> None:
-        if reference is None:
-            self._fail(str(error))
-            logger.warning("%s is not compared with a reference: %s", self._name, error)
+    def _note(self, error: Exception, *, opened: bool) -> None:
+        defect = None if isinstance(error, TwinportError) else error
+        what = str(error) if defect is None else "a defect of the server"
+        if not opened:
+            self._state.trouble = what
+            logger.warning(
+                "%s is not compared with a reference: %s", self._name, what, exc_info=defect
+            )
+            self._tell()
             return
         self.counts.failed += 1
         if self.counts.failed == 1:
-            logger.warning("the reference of %s refused a request: %s", self._name, error)
-
-    def _fail(self, trouble: str) -> None:
-        self._state.trouble = trouble
-        self._tell()
+            logger.warning(
+                "a request to %s could not be compared: %s", self._name, what, exc_info=defect
+            )
 
     def _tell(self) -> None:
         assert self._loop is not None, "the thread is started on a loop"
