@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from runtime.backends.base import BackendOptions
+from runtime.errors import TwinportError
 from runtime.loading import LoadOptions
 from runtime.observe.collector import exposition
 from runtime.observe.endpoint import MetricsEndpoint, on_loop
@@ -57,8 +58,13 @@ class Life:
         Raises:
             InvalidInput: The address cannot be had.
         """
-        self.open_metrics()
-        self._report(f"listening on {await transport.start()}")
+        address = await transport.start()
+        try:
+            self.open_metrics()
+        except TwinportError:
+            await transport.stop(0)
+            raise
+        self._report(f"listening on {address}")
         if self._metrics is not None:
             self._report(f"metrics at {self._metrics.url}")
         self.load()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from urllib.request import urlopen
 
 import grpc
@@ -106,3 +108,15 @@ def test_a_server_may_have_no_metrics(start_server, write_toy, repository):
     server = start_server(repository, "--no-metrics")
     assert not server.metrics
     assert server.stop() == 0
+
+
+def test_a_taken_port_for_metrics_is_one_line_and_exit_1(server, write_toy, repository):
+    write_toy("linear")
+    port = server.metrics.split(":")[2].partition("/")[0]
+    command = [sys.executable, "-m", "runtime", str(repository), "--port", "0"]
+    ran = subprocess.run(
+        [*command, "--metrics-port", port], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    (line,) = ran.stderr.splitlines()
+    assert f"127.0.0.1:{port} cannot be listened on for metrics: Address already in use" in line
