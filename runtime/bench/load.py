@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from runtime.bench.result import Level
-from runtime.client_wire import channel_options, error_from_status, method_path
+from runtime.client_wire import Connection, error_from_status, method_path
 from runtime.errors import InvalidInput, TwinportError
 
 MAX_SECONDS = 3600.0
@@ -35,7 +35,7 @@ class Plan:
     """What is to be measured.
 
     Attributes:
-        url: ``HOST:PORT``.
+        connection: Where to and how.
         in_flight: Requests at one time, a level each.
         seconds: Of one level.
         requests: Of one level, where its end is a number and not a time.
@@ -45,7 +45,7 @@ class Plan:
         rows: Of one request.
     """
 
-    url: str
+    connection: Connection
     in_flight: tuple[int, ...] = (1, 8, 32)
     seconds: float = 5.0
     requests: int | None = None
@@ -101,16 +101,21 @@ async def measure(plan: Plan, payloads: Sequence[bytes], progress: Progress) -> 
         TwinportError: No request at all was answered; it is the error of the first one.
     """
     # Else channels to one address share a connection.
-    options = [*channel_options(plan.url), ("grpc.use_local_subchannel_pool", 1)]
-    channels = [
-        grpc.aio.insecure_channel(plan.url, options=options) for _ in range(plan.connections)
-    ]
+    options = [*plan.connection.options(), ("grpc.use_local_subchannel_pool", 1)]
+    channels = [_channel(plan.connection, options) for _ in range(plan.connections)]
     try:
         calls: list[Any] = [channel.unary_unary(method_path("ModelInfer")) for channel in channels]
         return [await _level(plan, each, calls, payloads, progress) for each in plan.in_flight]
     finally:
         for channel in channels:
             await channel.close()
+
+
+def _channel(connection: Connection, options: list[tuple[str, int]]) -> grpc.aio.Channel:
+    credentials = connection.credentials()
+    if credentials is None:
+        return grpc.aio.insecure_channel(connection.url, options=options)
+    return grpc.aio.secure_channel(connection.url, credentials, options=options)
 
 
 async def _level(
@@ -162,6 +167,7 @@ async def _run(
     end = time.perf_counter() + seconds
     sent = itertools.count()
     turns = itertools.cycle(payloads)
+    url, metadata = plan.connection.url, plan.connection.metadata
 
     async def keep_one(call: Any) -> None:
         first = True
@@ -169,12 +175,12 @@ async def _run(
             first = False
             begun = time.perf_counter()
             try:
-                await call(next(turns), timeout=plan.timeout_s)
+                await call(next(turns), timeout=plan.timeout_s, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 tally.errors[error.code().name] += 1
                 if tally.first_error is None:
                     details = error.details() or ""
-                    tally.first_error = error_from_status(error.code(), details, plan.url)
+                    tally.first_error = error_from_status(error.code(), details, url)
                 # A server that is gone refuses at once; the loop is for others, too.
                 await asyncio.sleep(0)
             else:

@@ -22,7 +22,8 @@ from runtime.bench.load import Plan, measure
 from runtime.bench.load import Progress as Told
 from runtime.bench.result import Level, table_of
 from runtime.client import Client
-from runtime.client_wire import DEFAULT_URL
+from runtime.client_wire import Connection
+from runtime.commands.connecting import connecting
 from runtime.errors import BackendUnavailable
 from runtime.tables import console
 
@@ -50,7 +51,7 @@ def _axes(_ctx: click.Context, _option: click.Parameter, texts: tuple[str, ...])
 
 @click.command()
 @click.argument("model")
-@click.option("--url", default=DEFAULT_URL, help="HOST:PORT of the server.", **_SHOWN)
+@connecting
 @click.option("--version", type=click.IntRange(min=1), help="The server's choice by default.")
 @click.option("--concurrency", callback=_numbers, default="1,8,32", metavar="N,N,…",
               help="Requests in flight, a level each.", **_SHOWN)  # fmt: skip
@@ -69,7 +70,7 @@ def _axes(_ctx: click.Context, _option: click.Parameter, texts: tuple[str, ...])
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw latencies to this file.")
 def bench(
     model: str,
-    url: str,
+    connection: Connection,
     version: int | None,
     concurrency: tuple[int, ...],
     rows: int | None,
@@ -88,10 +89,11 @@ def bench(
     """
     draw = _plotter(plot)
     chosen = "" if version is None else str(version)
-    with Client(url) as client:
+    url = connection.url
+    with Client(url, tls=connection.tls, token=connection.token) as client:
         served = client.model_metadata(model, chosen)
     sent = requests_for(served, rows=rows, file=file, axes=axes, version=chosen)
-    plan = Plan(url, concurrency, warm_up_seconds=warm_up, rows=sent.rows, **limits)
+    plan = Plan(connection, concurrency, warm_up_seconds=warm_up, rows=sent.rows, **limits)
     with _progress(plan) as tell:
         levels = _loop_runner()(measure(plan, sent.payloads, tell))
     if as_json:
@@ -152,7 +154,7 @@ def _plain(in_flight: int, share: float, done: int) -> None:
 def _record(model: str, plan: Plan, sent: Requests, levels: list[Level]) -> dict[str, Any]:
     return {
         "model": model,
-        "url": plan.url,
+        "url": plan.connection.url,
         "rows": plan.rows,
         "request_bytes": len(sent.payloads[0]),
         "connections": plan.connections,

@@ -13,7 +13,8 @@ import numpy as np
 
 from runtime.client import Client
 from runtime.client_pictures import labels_of
-from runtime.client_wire import DEFAULT_URL, ServedModel
+from runtime.client_wire import Connection, ServedModel
+from runtime.commands.connecting import connecting
 from runtime.errors import Unimplemented
 from runtime.input_files import Prepared, answers_of, joined, read_inputs
 from runtime.preprocess import Label
@@ -43,7 +44,7 @@ class Answer:
 @click.argument(
     "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@click.option("--url", default=DEFAULT_URL, show_default=True, help="HOST:PORT of the server.")
+@connecting
 @click.option("--version", type=click.IntRange(min=1), help="The server's choice by default.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True,
               help="How many of the likeliest labels to print.")  # fmt: skip
@@ -55,7 +56,7 @@ class Answer:
 def infer(
     name: str,
     files: tuple[Path, ...],
-    url: str,
+    connection: Connection,
     version: int | None,
     top: int,
     outputs: tuple[str, ...],
@@ -72,7 +73,9 @@ def infer(
     input.
     """
     chosen = "" if version is None else str(version)
-    with Client(url, timeout_s=timeout_s) as client:
+    with Client(
+        connection.url, timeout_s=timeout_s, tls=connection.tls, token=connection.token
+    ) as client:
         model = client.model_metadata(name, chosen)
         prepared = [item for path in files for item in read_inputs(path, model, invert=invert)]
         groups = joined(prepared, _largest_batch(client, name, chosen, prepared))

@@ -9,6 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from runtime.cli import main
 from runtime.client import Client
 from runtime.client_async import AsyncClient
 from runtime.client_steps import Retry
@@ -151,6 +152,8 @@ def test_tls_and_the_certificate_that_it_wants(
     server = start_server(repository, "--tls-cert", str(cert), "--tls-key", str(key))
     client = open_client(server.address, tls=Tls(ca=cert), token="secret")
     assert client.infer("linear", {"x": X[:1]})["y"].shape == (1, 3)
+    bench = ["bench", "linear", "--url", server.address, "--tls-ca", str(cert)]
+    assert main([*bench, "--concurrency", "1", "--requests", "3", "--warm-up", "0"]) == 0
     for tls in (None, Tls()):
         other = open_client(server.address, tls=tls, timeout_s=5, retry=Retry(attempts=1))
         with pytest.raises((Unavailable, DeadlineExceeded)):

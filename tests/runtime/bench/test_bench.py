@@ -13,6 +13,7 @@ import protos
 from runtime.bench.load import Plan
 from runtime.bench.plot import latency_figure
 from runtime.bench.result import Level
+from runtime.client_wire import Connection
 from runtime.errors import InvalidInput
 
 
@@ -62,6 +63,19 @@ def test_so_many_requests_as_were_asked_for_are_measured(bench, answer, seen):
     # One of each warms each of the requests in flight up.
     assert len(seen) == 40 + 1 + 3
     assert list(seen[0].inputs[0].shape) == [2, 4]
+
+
+@pytest.mark.parametrize("options", [["--token", "secret"], []])
+def test_a_token_goes_with_every_request(options, bench, seen, monkeypatch):
+    monkeypatch.setenv("TWINPORT_TOKEN", "" if options else "secret")
+
+    def answer(request, context):
+        seen.append(dict(context.invocation_metadata()).get("authorization"))
+        return protos.ModelInferResponse(model_name=request.model_name)
+
+    ran = bench(answer, "--requests", 2, *options)
+    assert ran.code == 0, ran.err
+    assert set(seen) == {"Bearer secret"}
 
 
 def test_a_level_ends_with_its_time(bench, answer):
@@ -158,4 +172,4 @@ def test_percentiles_are_those_of_numpy_in_milliseconds():
 
 def test_a_plan_has_a_level():
     with pytest.raises(InvalidInput):
-        Plan("127.0.0.1:1", ())
+        Plan(Connection("127.0.0.1:1"), ())
