@@ -84,8 +84,8 @@ def bench(
     """Send requests to MODEL and print percentiles, throughput and errors.
 
     At each level so many requests are in flight all the time: one that is answered makes
-    room for the next. Server and load generator share the machine where they run on one;
-    the generator itself takes about 100 µs of a processor for each request.
+    room for the next. Where server and load generator run on one machine they share its
+    processors, and the generator is one process: what it can send is a limit, too.
     """
     draw = _plotter(plot)
     chosen = "" if version is None else str(version)
