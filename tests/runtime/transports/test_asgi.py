@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -72,6 +73,21 @@ async def test_a_stream_that_ends_within_a_message_is_the_clients_error(exchange
     got = await exchange(echo, path="/a.B/Stream", parts=[framed(b"a"), b"\0\0"])
     assert got.status == Status.INVALID_ARGUMENT
     assert "ends within a message" in got.text
+
+
+async def test_what_is_wrong_with_a_stream_is_said_even_by_a_service_that_does_not_mind(
+    exchange_type, stub
+):
+    class Careless(stub):
+        async def stream(self, _method, payloads, _call):
+            with suppress(TwinportError):
+                async for payload in payloads:
+                    yield payload
+
+    request = exchange_type(path="/a.B/Stream", parts=[framed(b"a"), b"\0\0"])
+    got = await request.run(GrpcApp(Careless(echo), 1000))
+    assert got.body == framed(b"a")
+    assert got.status == Status.INVALID_ARGUMENT
 
 
 @BOTH
@@ -175,7 +191,9 @@ async def test_a_client_that_leaves_cancels_its_request(exchange_type, stub, pat
     await begun.wait()
     assert app.running == 1
     request.gone.set()
-    await asyncio.wait_for(running, 20)
+    # Waiting with wait_for would cancel it, which is what is to be seen.
+    done, _ = await asyncio.wait({running}, timeout=20)
+    assert done
     assert cancelled.is_set()
     assert app.running == 0
     assert request.sent == []
