@@ -119,3 +119,4 @@ def test_a_reference_that_hangs_delays_neither_answers_nor_the_end(start_server,
         # One is stuck and eight wait.
         until(lambda: scraped(server, "twinport_shadow_requests_total")["dropped"] >= 11)
     assert server.stop(timeout_s=20) == 0
+    assert "what still runs is cut off" in server.log.read_text()

@@ -11,11 +11,13 @@ import pytest
 
 from runtime.backends.base import BackendIdentity
 from runtime.errors import InvalidInput, RepositoryError
+from runtime.model import Model, ModelRecord
 from runtime.shadow.reference import Reference
 from runtime.shadow.settings import ShadowSettings
 from runtime.shadow.shadow import QUEUED, QUEUED_BYTES, Shadow
 from runtime.shadow.summary import OutputSummary, shadows_of_processes, summary_of
 from runtime.shadow.yardstick import Ground, InputSize, Yardstick
+from runtime.tensors import TensorSpec
 
 WEIGHT = np.random.RandomState(0).standard_normal((16, 4)).astype(np.float32)
 GROUND = Ground(True, {"y": Yardstick(2e-6, 5e-7, 4.5)}, {"x": InputSize(4.0, 1.0)})
@@ -223,6 +225,34 @@ def test_the_load_of_experts_is_asked_for_where_there_is_one(make):
     loaded = make(has_load=True)
     assert loaded.outputs_with_load(["y"]) == ["y", "expert_load"]
     assert loaded.outputs_with_load(["expert_load"]) == ["expert_load"]
+
+
+async def test_the_load_is_compared_and_sent_only_where_it_was_asked_for(make, backend):
+    class Routing(Doubles):
+        def infer(self, arrays, outputs=None):
+            load = np.ones((len(arrays["x"]), 1, 2), np.int32)
+            answers = {**super().infer(arrays), "expert_load": load}
+            return {name: answers[name] for name in outputs}
+
+    served = Routing()
+    served.go.set()
+    reference = Routing()
+    reference.go.set()
+    specs = {"x": TensorSpec("x", "float32", ("batch", 16))}
+    record = ModelRecord("m", 1, specs, {}, 8, served.identity, b"")
+    shadow = make(opener=lambda: Reference(reference, GROUND), has_load=True)
+    model = Model(record, [served], shadow)
+    assert set(await model.infer(rows(), ["y"])) == {"y"}
+    await worked_off(shadow)
+    assert (shadow.counts.compared, shadow.counts.rerouted) == (1, 0)
+    served.infer = lambda arrays, outputs=None: {
+        **Routing.infer(served, arrays, ["y"]),
+        "expert_load": np.zeros((1, 1, 2), np.int32),
+    }
+    await model.infer(rows(), ["y"])
+    await worked_off(shadow)
+    assert (shadow.counts.compared, shadow.counts.rerouted) == (2, 1)
+    model.close()
 
 
 async def test_processes_add_up_and_the_worse_drift_counts(make, backend):
