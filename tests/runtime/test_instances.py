@@ -110,6 +110,30 @@ async def test_two_lanes_compute_at_the_same_time_and_the_third_request_waits():
         worker.close()
 
 
+async def test_a_call_beside_others_counts_until_its_end():
+    begun, gate = threading.Event(), threading.Event()
+
+    def run(arrays, _names):
+        begun.set()
+        assert gate.wait(60)
+        return {"y": arrays["x"]}
+
+    workers = [Worker("first"), Worker("second")]
+    batcher = Batcher([Lane(run, worker) for worker in workers], BatchSettings(), Statistics())
+    request = asyncio.create_task(batcher.submit({"x": X}, ["y"]))
+    while not begun.is_set():
+        await asyncio.sleep(0)
+    idle = asyncio.create_task(batcher.idle())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not idle.done()
+    gate.set()
+    await idle
+    assert (await request)["y"].shape == (1, 4)
+    for worker in workers:
+        worker.close()
+
+
 async def test_a_lane_whose_call_fails_takes_the_next():
     def run(arrays, _names):
         if arrays["x"][0, 0] < 0:

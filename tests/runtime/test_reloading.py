@@ -128,8 +128,9 @@ async def test_unloading_waits_for_what_runs_and_takes_nothing_more(write_toy, o
     unloading = asyncio.create_task(models.unload_model("linear"))
     while states(models) != {"linear/1": "UNLOADING"}:
         await asyncio.sleep(0)
-    with pytest.raises(Unavailable, match=r"not ready.*UNLOADING"):
-        models.model("linear")
+    for version in ("", "1"):
+        with pytest.raises(Unavailable, match=r"not ready.*UNLOADING"):
+            models.model("linear", version)
     assert models.busy
     hold.gate.set()
     assert (await running)["y"].shape == (1, 3)

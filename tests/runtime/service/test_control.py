@@ -145,9 +145,11 @@ async def test_loading_goes_on_after_its_client_gave_up(
         ask(servicer, "RepositoryModelLoad", model_name="linear", call=soon)
     )
     assert status is Status.DEADLINE_EXCEEDED
+    assert servicer._repository.busy
     gate.set()
-    await ask(servicer, "RepositoryModelLoad", model_name="linear")
-    assert (await ask(servicer, "ModelReady", name="linear")).ready
+    async with asyncio.timeout(60):
+        while not (await ask(servicer, "ModelReady", name="linear")).ready:
+            await asyncio.sleep(0)
 
 
 async def statistics(servicer, ask, **fields):
