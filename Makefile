@@ -39,6 +39,8 @@ bench: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python benchmarks/tolerance.py --check
 	$(BIN)/python benchmarks/moe_forms.py --check
 	$(BIN)/python benchmarks/path.py
+	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/serving_profile.py
 
 protos: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python -m protos.generate
