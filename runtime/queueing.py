@@ -206,7 +206,44 @@ class RequestQueue:
         Args:
             max_rows: Of one call; 0 takes the first request alone.
         """
-        self.drop_dead()
+        chosen = self._first_in_order(max_rows)
+        if chosen is None:
+            self.drop_dead()
+            chosen = self._first_that_fit(max_rows)
+            self._remove(chosen)
+        for item in chosen:
+            item.take()
+        return chosen
+
+    def _first_in_order(self, max_rows: int) -> list[Waiting] | None:
+        """Those at the head of the one level there is, which nearly always all fit.
+
+        None where one is late or of another shape, and where there are levels; then
+        nothing was taken.
+        """
+        if self._settings.levels or self._delayed or len(self._levels) != 1:
+            return None
+        (queue,) = self._levels.values()
+        now = time.monotonic()
+        chosen: list[Waiting] = []
+        rows = 0
+        for item in queue:
+            if item.answer.done() or _is_late(item, now):
+                return None
+            if chosen and item.shapes != chosen[0].shapes:
+                return None
+            if chosen and rows + item.rows > max_rows:
+                break
+            chosen.append(item)
+            rows += item.rows
+            if rows >= max_rows:
+                break
+        for _ in chosen:
+            queue.popleft()
+        self._joinable = None if queue else 0
+        return chosen
+
+    def _first_that_fit(self, max_rows: int) -> list[Waiting]:
         chosen: list[Waiting] = []
         rows = 0
         for item in self:
@@ -219,9 +256,6 @@ class RequestQueue:
             rows += item.rows
             if rows >= max_rows:
                 break
-        self._remove(chosen)
-        for item in chosen:
-            item.take()
         return chosen
 
     def rows(self) -> int:
@@ -264,6 +298,12 @@ class RequestQueue:
                 kept = [item for item in queue if id(item) not in gone]
                 queue.clear()
                 queue.extend(kept)
+
+
+def _is_late(item: Waiting, now: float) -> bool:
+    """Whether a time of it is over, whatever follows from that."""
+    late = item.deadline is not None and now >= item.deadline
+    return late or (item.patience is not None and now >= item.patience)
 
 
 def _expired(item: Waiting, now: float) -> bool:

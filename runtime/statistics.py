@@ -160,23 +160,25 @@ class Statistics:
     def called(self, call: CallTimes) -> None:
         """Count one call and the requests that it answered."""
         requests = len(call.queue_ns)
+        compute_ns = call.compute_ns
         self.inferences += call.rows
         self.executions += 1
         self.last_ms = time.time_ns() // 1_000_000
         self.batch_rows.observe(call.rows)
-        times = self.batches.setdefault(call.rows, BatchTimes())
-        for ours, of_size, ns in (
-            (self.input, times.input, call.input_ns),
-            (self.infer, times.infer, call.infer_ns),
-            (self.output, times.output, call.output_ns),
-        ):
-            ours.add(ns * requests, requests)
-            of_size.add(ns)
-        compute_ns = call.compute_ns
+        times = self.batches.get(call.rows)
+        if times is None:
+            times = self.batches[call.rows] = BatchTimes()
+        times.input.add(call.input_ns)
+        times.infer.add(call.infer_ns)
+        times.output.add(call.output_ns)
+        self.input.add(call.input_ns * requests, requests)
+        self.infer.add(call.infer_ns * requests, requests)
+        self.output.add(call.output_ns * requests, requests)
+        queued_ns = sum(call.queue_ns)
+        self.queue.add(queued_ns, requests)
+        self.success.add(queued_ns + compute_ns * requests, requests)
         self.compute_seconds.observe(compute_ns * 1e-9, requests)
         for queue_ns in call.queue_ns:
-            self.queue.add(queue_ns)
-            self.success.add(queue_ns + compute_ns)
             self.queue_seconds.observe(queue_ns * 1e-9)
             self.request_seconds.observe((queue_ns + compute_ns) * 1e-9)
 
