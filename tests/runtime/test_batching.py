@@ -212,9 +212,9 @@ async def test_a_higher_priority_goes_first(model, batcher_of):
 @pytest.mark.parametrize("delayed", [False, True])
 async def test_what_waited_too_long_is_rejected_or_goes_last(model, batcher_of, delayed):
     policy = QueuePolicy(timeout_s=1e-4, delay_on_timeout=delayed, allow_timeout_override=True)
-    batcher = batcher_of(max_rows=1, queue=QueueSettings(1, 1, policy))
+    batcher = batcher_of(max_rows=1, queue=QueueSettings(2, 2, policies={1: policy}))
     first = await shut(model, batcher)
-    old = asyncio.create_task(batcher.submit(x(1), ["y"]))
+    old = asyncio.create_task(batcher.submit(x(1), ["y"], priority=1))
     await queued(batcher, 1)
     patience = time.monotonic() + 1e-3
     while time.monotonic() < patience:
