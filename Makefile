@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BACKEND := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 OTHER := $(if $(filter gpu,$(BACKEND)),onnxruntime,onnxruntime-gpu)
 # What the tests need; real engines are built without a GPU.
-TESTED := export,$(BACKEND),tensorrt-rtx,look,dev
+TESTED := export,$(BACKEND),tensorrt-rtx,look,otel,dev
 # Test files at a time; each process keeps to one thread.
 JOBS ?= 2
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -45,6 +45,8 @@ bench: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python benchmarks/tolerance.py --check
 	$(BIN)/python benchmarks/moe_forms.py --check
 	$(BIN)/python benchmarks/path.py
+	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/serving_profile.py
 
 protos: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python -m protos.generate

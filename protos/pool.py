@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 SERVICE = "inference.GRPCInferenceService"
 DESCRIPTOR_SET = "inference.binpb"
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
 class Method(NamedTuple):
@@ -45,7 +46,25 @@ def _private_pool() -> DescriptorPool:
         pool.AddSerializedFile(file.SerializeToString())
     for neighbour in (health_pb2, reflection_pb2):
         pool.AddSerializedFile(neighbour.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(_reflection_v1().SerializeToString())
     return pool
+
+
+def _reflection_v1() -> FileDescriptorProto:
+    """``grpc.reflection.v1``, which is v1alpha under another name; grpcio lacks it."""
+    file = FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(file)
+    old, new = file.package, REFLECTION_V1.rpartition(".")[0]
+    file.name = file.name.replace("v1alpha", "v1")
+    file.package = new
+    for message in file.message_type:
+        for field in message.field:
+            if field.type_name:
+                field.type_name = field.type_name.replace(f".{old}.", f".{new}.")
+    for method in file.service[0].method:
+        method.input_type = method.input_type.replace(f".{old}.", f".{new}.")
+        method.output_type = method.output_type.replace(f".{old}.", f".{new}.")
+    return file
 
 
 def _methods_of(service: ServiceDescriptor) -> Mapping[str, Method]:

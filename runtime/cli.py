@@ -60,6 +60,8 @@ COMMANDS = {
     "report": Entry("exporter.commands.report:report", "Write one page about a version."),
     "serve": Entry("runtime.commands.serve:serve", "Serve a model repository over gRPC.", "info"),
     "infer": Entry("runtime.commands.infer:infer", "Send files to a served model."),
+    "bench": Entry("runtime.commands.bench:bench", "Measure how fast a served model answers."),
+    "top": Entry("runtime.commands.top:top", "Watch what the models of a server do."),
     "demo": Entry(
         "exporter.commands.demo:demo", "Go the whole way once, from checkpoint to answer."
     ),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 
@@ -75,6 +76,83 @@ class ServedModel:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     properties: ModelProperties
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How a client speaks TLS; all files are PEM.
+
+    Attributes:
+        ca: Who signs the server's certificate; none trusts those that gRPC trusts.
+        cert: The client's own certificate, where the server wants one.
+        key: Its private key.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse half a pair."""
+        if (self.cert is None) != (self.key is None):
+            raise InvalidInput("TLS needs both a certificate and its key; give both or neither")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where a client calls and what it shows there.
+
+    Attributes:
+        url: ``HOST:PORT``.
+        tls: None speaks plain text.
+        token: Empty where none is sent.
+    """
+
+    url: str
+    tls: Tls | None = None
+    token: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be dialled or sent."""
+        check_address(self.url)
+        if not (self.token.isascii() and self.token.isprintable()):
+            raise InvalidInput("the token has characters that no header takes; wanted plain ASCII")
+
+    def options(self) -> list[tuple[str, int]]:
+        """Of the channel."""
+        return channel_options(self.url)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Sent with each call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """For the channel; none for plain text.
+
+        Raises:
+            NotFound: A file is missing.
+            InvalidInput: A file cannot be read.
+        """
+        if self.tls is None:
+            return None
+        return grpc.ssl_channel_credentials(
+            _pem(self.tls.ca), _pem(self.tls.key), _pem(self.tls.cert)
+        )
+
+
+def _pem(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {path}") from None
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}") from error
+    if b"-----BEGIN" not in data:
+        raise InvalidInput(f"{path} is not PEM; wanted a file with a BEGIN line")
+    return data
 
 
 def method_path(method: str) -> str:

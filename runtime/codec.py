@@ -15,6 +15,7 @@ import numpy as np
 
 from protos import ModelInferRequest, ModelInferResponse
 from runtime.errors import InvalidInput, Unimplemented
+from runtime.plain_wire import plain_inputs
 from runtime.tensor_bytes import (
     array_from_bytes,
     array_of_strings,
@@ -43,17 +44,28 @@ CONTENTS = {
 """The field of ``contents`` for each data type; one that is not here goes raw only."""
 
 _SHARED_MEMORY = "shared_memory_region"
-_CLASSIFICATION = "classification"
+
+Stored: TypeAlias = Callable[[ModelInferRequest.InferInputTensor], bytes]
+"""The raw data of an input that is in shared memory."""
+
+
+def _no_memory(tensor: ModelInferRequest.InferInputTensor) -> bytes:
+    raise Unimplemented(
+        f"input {_quoted(tensor.name)} is in shared memory, which is not read here; "
+        "send the data in the request"
+    )
 
 
 def arrays_from_request(
-    request: ModelInferRequest, specs: Mapping[str, TensorSpec]
+    request: ModelInferRequest, specs: Mapping[str, TensorSpec], stored: Stored = _no_memory
 ) -> dict[str, Array]:
     """The inputs of a request, checked against what the model wants.
 
     Args:
         request: What a client sent.
         specs: Every input of the model by name.
+        stored: Reads an input whose parameters name a region of shared memory; such an
+            input has no raw contents.
 
     Returns:
         An array for each input, in the order of ``specs``. Raw numbers are read-only
@@ -62,17 +74,19 @@ def arrays_from_request(
     Raises:
         InvalidInput: An input is missing, unknown, there twice, or its type, shape or
             data are not what they must be; the text says both sides.
-        Unimplemented: The data is said to be in shared memory.
     """
+    plain = plain_inputs(request, specs)
+    if plain is not None:
+        return plain
     _check_names([tensor.name for tensor in request.inputs], specs)
+    regional = False
     for tensor in request.inputs:
-        if _SHARED_MEMORY in tensor.parameters:
-            raise Unimplemented(
-                f"input {_quoted(tensor.name)} is in shared memory, which this server does not "
-                "read; send the data in the request"
-            )
         _check_type(tensor, specs[tensor.name])
-    arrays = _arrays_from_tensors(request.inputs, request.raw_input_contents, "input")
+        regional = regional or _SHARED_MEMORY in tensor.parameters
+    if regional:
+        arrays = _arrays_with_stored(request, stored)
+    else:
+        arrays = _arrays_from_tensors(request.inputs, request.raw_input_contents, "input")
     sizes: dict[str, int] = {}
     for name, spec in specs.items():
         check_array(arrays[name], spec, sizes)
@@ -94,7 +108,6 @@ def requested_outputs(
 
     Raises:
         InvalidInput: A name is unknown or there twice.
-        Unimplemented: An output is wanted as classes or in shared memory.
     """
     if not request.outputs:
         return [name for name in available if name not in on_request]
@@ -106,12 +119,6 @@ def requested_outputs(
             )
         if output.name in names:
             raise InvalidInput(f"output '{output.name}' is asked for twice; name it once")
-        for parameter in (_CLASSIFICATION, _SHARED_MEMORY):
-            if parameter in output.parameters:
-                raise Unimplemented(
-                    f"output '{output.name}' has the parameter '{parameter}', which this server "
-                    "does not know; ask for the plain tensor"
-                )
         names.append(output.name)
     return names
 
@@ -201,6 +208,30 @@ def _check_type(tensor: ModelInferRequest.InferInputTensor, spec: TensorSpec) ->
         )
 
 
+def _arrays_with_stored(request: ModelInferRequest, stored: Stored) -> dict[str, Array]:
+    """The inputs of a request of which some are in shared memory."""
+    sent = [tensor for tensor in request.inputs if _SHARED_MEMORY not in tensor.parameters]
+    arrays = _arrays_from_tensors(sent, request.raw_input_contents, "input")
+    for tensor in request.inputs:
+        if _SHARED_MEMORY not in tensor.parameters:
+            continue
+        what = f"input {_quoted(tensor.name)}"
+        if tensor.name in arrays:
+            raise InvalidInput(f"{what} is there twice; send it once")
+        dtype = _dtype(tensor, what)
+        arrays[tensor.name] = array_from_bytes(stored(tensor), dtype, tensor.shape, what)
+    return arrays
+
+
+def _dtype(tensor: Tensor, what: str) -> DType:
+    dtype = BY_WIRE.get(tensor.datatype)
+    if dtype is None:
+        raise InvalidInput(
+            f"{what} has data type {_quoted(tensor.datatype)}; use one of {', '.join(BY_WIRE)}"
+        )
+    return dtype
+
+
 def _arrays_from_tensors(
     tensors: Sequence[Tensor], buffers: Sequence[bytes], kind: str
 ) -> dict[str, Array]:
@@ -210,12 +241,7 @@ def _arrays_from_tensors(
         what = f"{kind} {_quoted(tensor.name)}"
         if tensor.name in arrays:
             raise InvalidInput(f"{what} is there twice; send it once")
-        dtype = BY_WIRE.get(tensor.datatype)
-        if dtype is None:
-            raise InvalidInput(
-                f"{what} has data type {_quoted(tensor.datatype)}; use one of {', '.join(BY_WIRE)}"
-            )
-        arrays[tensor.name] = decode(index, tensor, dtype, what)
+        arrays[tensor.name] = decode(index, tensor, _dtype(tensor, what), what)
     return arrays
 
 

@@ -14,14 +14,24 @@ from runtime.properties import (
     ON_REQUEST,
     PROVED_HERE,
     RUNS_ON,
+    SHADOW,
     UNPROVED,
     properties_from_manifest,
 )
+from runtime.shadow.summary import shadow_summary
 from runtime.tensors import dtype_named
-from runtime.versions import Entry
+from runtime.versions import Entry, State
 
 SERVER_NAME = "twinport"
-EXTENSIONS = ("model_configuration",)
+EXTENSIONS = (
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "statistics",
+    "system_shared_memory",
+)
 """Triton's extensions of the protocol that are served, under Triton's names."""
 PLATFORMS = {"onnxruntime": "onnxruntime_onnx"}
 """Triton's name for what a backend of ours runs."""
@@ -77,8 +87,11 @@ def properties_from_record(record: ModelRecord, entry: Entry) -> dict[str, str]:
     waiting = {
         str(item.number): item.reason or str(item.state)
         for item in entry.versions.values()
-        if item.model is None
+        if item.model is None or item.state is State.UNAVAILABLE
     }
     if waiting:
         properties[NOT_READY] = json.dumps(waiting)
+    answering = entry.versions.get(record.version)
+    if answering is not None and answering.model is not None and answering.model.shadow:
+        properties[SHADOW] = json.dumps(shadow_summary(answering.model.shadow))
     return properties

@@ -6,6 +6,7 @@
     ├── InvalidInput             INVALID_ARGUMENT     the request or the argument is wrong
     │   └── UsageProblem         INVALID_ARGUMENT     the command line is wrong (exit 2)
     ├── NotFound                 NOT_FOUND            no such model, version or file
+    ├── AlreadyExists            ALREADY_EXISTS       the name is taken
     ├── Unavailable              UNAVAILABLE          not now: loading, draining, not ready
     │   └── BackendUnavailable   UNAVAILABLE          the library or the device is missing
     ├── DeadlineExceeded         DEADLINE_EXCEEDED
@@ -77,6 +78,12 @@ class NotFound(TwinportError):
     """There is no such model, version or file."""
 
     status = Status.NOT_FOUND
+
+
+class AlreadyExists(TwinportError):
+    """The name is taken."""
+
+    status = Status.ALREADY_EXISTS
 
 
 class Unavailable(TwinportError):

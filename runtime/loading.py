@@ -9,8 +9,9 @@ from pathlib import Path
 
 from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import canonical_name, known_backends, open_backend
-from runtime.errors import InvalidInput, RepositoryError, Unavailable
-from runtime.manifest import FILE_NAME, Manifest, read_manifest
+from runtime.errors import InvalidInput, RepositoryError, TwinportError, Unavailable
+from runtime.instances import devices_of
+from runtime.manifest import FILE_NAME, LOAD_OUTPUT, Manifest, read_manifest
 from runtime.model import Model, ModelRecord
 from runtime.model_config import ModelFacts
 from runtime.replay import Replayed, check_artifact, made_again, replay_version
@@ -18,12 +19,17 @@ from runtime.serving_config import (
     DEFAULT_BACKEND,
     DEFAULT_FILENAMES,
     ServingConfig,
+    batching_of,
     check_file_name,
     complete_config,
     merged_specs,
 )
+from runtime.shadow.reference import reference_opener
+from runtime.shadow.settings import ShadowSettings
+from runtime.shadow.shadow import Shadow
 from runtime.tensors import TensorSpec
 from runtime.verdicts import VerdictStore
+from runtime.warmup import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +42,13 @@ class LoadOptions:
         backend: Device and threads.
         allow_unproved: Whether a version is served whose proof is missing or fails here.
         verdicts: Where verdicts are kept.
+        shadow: Which share of answers is checked; none where no answer is.
     """
 
     backend: BackendOptions
     allow_unproved: bool
     verdicts: VerdictStore
+    shadow: ShadowSettings | None = None
 
 
 def load_version(folder: Path, number: int, config: ServingConfig, options: LoadOptions) -> Model:
@@ -66,16 +74,29 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
     if manifest is not None:
         check_backend(name, manifest)
     artifact = _artifact(folder, config, manifest, name)
-    backend = open_backend(name, artifact, backend_options(options.backend, manifest))
+    backends: list[Backend] = []
     try:
-        replayed, unproved = _proved(folder, manifest, backend, options)
-        record = _record(number, replace(config, backend=name), manifest, backend, artifact.name)
+        for device in devices_of(config.instances, options.backend.device):
+            own = replace(backend_options(options.backend, manifest), device=device)
+            backends.append(open_backend(name, artifact, own))
+        # Each instance is proved, which also warms it up.
+        verdicts = [_proved(folder, manifest, backend, options) for backend in backends]
+        replayed, unproved = next((item for item in verdicts if item[1]), verdicts[0])
+        config = replace(config, backend=name)
+        record = _record(folder, number, config, manifest, backends[0], artifact.name)
+        for backend in backends:
+            warm_up(
+                backend, config.warmups, record.inputs,
+                max_batch_size=record.max_batch_size, folder=folder.parent,
+            )  # fmt: skip
     except Exception:
-        backend.close()
+        for backend in backends:
+            backend.close()
         raise
     if unproved:
         logger.warning("%s/%d is served unproved: %s", config.name, number, unproved)
-    return Model(replace(record, replayed=replayed, unproved=unproved), backend)
+    record = replace(record, replayed=replayed, unproved=unproved)
+    return Model(record, backends, _shadow(folder, record, options.shadow))
 
 
 def backend_of(manifest: Manifest) -> str:
@@ -105,6 +126,21 @@ def backend_options(options: BackendOptions, manifest: Manifest | None) -> Backe
     """``options``, with what the manifest alone knows of the artifact."""
     engine = manifest.artifact.engine if manifest else None
     return replace(options, newer_library=engine is not None and engine.version_compatible)
+
+
+def _shadow(folder: Path, record: ModelRecord, settings: ShadowSettings | None) -> Shadow | None:
+    """The checks on a version's answers; a version that has no reference is served without."""
+    if settings is None or not settings.share:
+        return None
+    name = f"{record.name}/{record.version}"
+    try:
+        if record.manifest is None:
+            raise RepositoryError("it has no manifest")
+        opener = reference_opener(folder, record.manifest, record.identity.provider)
+    except TwinportError as error:
+        logger.warning("the answers of %s are not checked: %s", name, error)
+        return None
+    return Shadow(settings, opener, name=name, has_load=LOAD_OUTPUT in record.outputs)
 
 
 def _artifact(folder: Path, config: ServingConfig, manifest: Manifest | None, backend: str) -> Path:
@@ -160,6 +196,7 @@ def _replayed(
 
 
 def _record(
+    folder: Path,
     number: int,
     config: ServingConfig,
     manifest: Manifest | None,
@@ -195,7 +232,37 @@ def _record(
         manifest=manifest,
         on_request=manifest.on_request if manifest else (),
         ranges=manifest.ranges if manifest else {},
+        batching=batching_of(config, max_batch_size, proved=_joinable(manifest)),
+        labels=_labels(folder.parent, config, manifest, outputs),
     )
+
+
+def _labels(
+    folder: Path,
+    config: ServingConfig,
+    manifest: Manifest | None,
+    outputs: Mapping[str, TensorSpec],
+) -> dict[str, tuple[str, ...]]:
+    """Names of classes: from the files of the configuration, else from the manifest.
+
+    The manifest does not say of which output they are: of each that has as many values.
+    """
+    labels: dict[str, tuple[str, ...]] = {}
+    if manifest is not None and manifest.labels is not None:
+        count = len(manifest.labels)
+        fitting = (name for name, spec in outputs.items() if spec.shape[-1:] == (count,))
+        labels = dict.fromkeys(fitting, manifest.labels)
+    for output, file in config.label_files.items():
+        path = folder / file
+        try:
+            labels[output] = tuple(path.read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise RepositoryError(f"the labels {path} cannot be read: {error}") from error
+    return labels
+
+
+def _joinable(manifest: Manifest | None) -> bool:
+    return manifest is not None and manifest.proof is not None and manifest.proof.batchable
 
 
 def _as_in_manifest(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.backends.base import Backend, BackendIdentity
+from runtime.batching import Batcher, BatchSettings, Lane, Run
 from runtime.errors import InvalidInput
 from runtime.manifest import Manifest
 from runtime.replay import Replayed
+from runtime.shadow.shadow import Shadow
+from runtime.statistics import Statistics
 from runtime.tensors import Array, TensorSpec
 from runtime.worker import Worker
 
@@ -44,57 +47,129 @@ class ModelRecord:
     """Outputs that are sent only where they are named."""
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Smallest and largest size of free axes."""
+    batching: BatchSettings = field(default_factory=BatchSettings)
+    """How requests are joined."""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By output: names of the classes in the order of their values."""
 
 
 class Model:
-    """A loaded version and the worker that runs it."""
+    """A loaded version, its instances and the queue before them."""
 
-    def __init__(self, record: ModelRecord, backend: Backend) -> None:
+    def __init__(
+        self, record: ModelRecord, backends: Sequence[Backend], shadow: Shadow | None = None
+    ) -> None:
+        """Serve ``record``.
+
+        Args:
+            record: What is known of the version.
+            backends: Its instances, one or more; each gets a thread of its own.
+            shadow: Checks a share of the answers, where that is wanted.
+        """
         self.record = record
-        self._backend = backend
-        self._worker = Worker(f"{record.name}/{record.version}")
+        self.shadow = shadow
+        self.statistics = Statistics()
+        self._limits = list(_limits(record))
+        self._backends = tuple(backends)
+        name = f"{record.name}/{record.version}"
+        lanes = [
+            Lane(_run_of(backend), Worker(f"{name}#{number}"))
+            for number, backend in enumerate(backends)
+        ]
+        self._workers = [lane.worker for lane in lanes]
+        self._batcher = Batcher(lanes, record.batching, self.statistics)
 
     async def infer(
-        self, arrays: Mapping[str, Array], outputs: Sequence[str], deadline: float | None = None
+        self,
+        arrays: Mapping[str, Array],
+        outputs: Sequence[str],
+        deadline: float | None = None,
+        *,
+        priority: int = 0,
+        timeout_s: float = 0.0,
     ) -> dict[str, Array]:
-        """Answer one request.
+        """Answer one request, together with others where requests can be joined.
 
         Args:
             arrays: Every input; types and shapes are checked against ``record.inputs``.
             outputs: Names of the outputs wanted.
             deadline: On the clock of ``time.monotonic``.
+            priority: Level in the queue, 1 the highest; 0 is the model's default.
+            timeout_s: Longest time in the queue; 0 is the model's own limit.
+
+        Returns:
+            The outputs wanted; read-only, for they may share memory with other answers.
 
         Raises:
             InvalidInput: The batch or another free axis is outside of what the model takes.
             DeadlineExceeded: The time was over before the answer was there.
+            ResourceExhausted: The queue is full.
         """
         self._check_sizes(arrays)
-        size = sum(array.size for array in arrays.values())
-        return await self._worker.run(lambda: self._backend.infer(arrays, outputs), size, deadline)
+        shadow = self.shadow
+        if shadow is None or not shadow.draws():
+            return await self._batcher.submit(
+                arrays, outputs, deadline, priority=priority, timeout_s=timeout_s
+            )
+        answers = await self._batcher.submit(
+            arrays, shadow.outputs_with_load(outputs), deadline,
+            priority=priority, timeout_s=timeout_s,
+        )  # fmt: skip
+        shadow.offer(arrays, answers)
+        return {name: answers[name] for name in outputs}
 
     @property
     def busy(self) -> bool:
-        """Whether its thread has anything to do."""
-        return self._worker.busy
+        """Whether anything waits or runs, a comparison included."""
+        waits = bool(self._batcher.waiting) or any(worker.busy for worker in self._workers)
+        return waits or (self.shadow is not None and self.shadow.busy)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._batcher.waiting
+
+    async def drained(self) -> None:
+        """Wait until nothing waits or runs; whoever calls sees to it that nothing comes in."""
+        await self._batcher.idle()
 
     def close(self) -> None:
-        """Drop what waits and give the backend's memory back."""
-        self._worker.close()
-        self._backend.close()
+        """Drop what waits and give the backends' memory back."""
+        if self.shadow is not None:
+            self.shadow.close()
+        self._batcher.close()
+        for worker in self._workers:
+            worker.close()
+        for backend in self._backends:
+            backend.close()
 
     def _check_sizes(self, arrays: Mapping[str, Array]) -> None:
         record = self.record
-        for name, spec in record.inputs.items():
+        most = record.max_batch_size
+        for name, limits in self._limits:
             sizes = arrays[name].shape
-            if record.max_batch_size and not 1 <= sizes[0] <= record.max_batch_size:
+            if most and not 1 <= sizes[0] <= most:
                 raise InvalidInput(
                     f"input '{name}' has a batch of {sizes[0]}; "
-                    f"model '{record.name}' takes 1 to {record.max_batch_size}"
+                    f"model '{record.name}' takes 1 to {most}"
                 )
-            for axis, size in zip(spec.shape, sizes, strict=True):
-                low, high = record.ranges.get(str(axis), (size, size))
-                if not low <= size <= high:
+            for place, axis, low, high in limits:
+                if not low <= sizes[place] <= high:
                     raise InvalidInput(
-                        f"input '{name}' has {axis} = {size}; "
+                        f"input '{name}' has {axis} = {sizes[place]}; "
                         f"model '{record.name}' was exported for {low} to {high}"
                     )
+
+
+def _limits(record: ModelRecord) -> Iterator[tuple[str, list[tuple[int, str, int, int]]]]:
+    """By input: its free axes that have limits, their places, names and limits."""
+    for name, spec in record.inputs.items():
+        axes = [(place, axis) for place, axis in enumerate(spec.shape) if isinstance(axis, str)]
+        yield (
+            name,
+            [(place, axis, *record.ranges[axis]) for place, axis in axes if axis in record.ranges],
+        )
+
+
+def _run_of(backend: Backend) -> Run:
+    return lambda arrays, outputs: backend.infer(arrays, outputs)

@@ -34,6 +34,11 @@ ON_REQUEST = "twinport.on_request"
 NOT_READY = "twinport.not_ready"
 """JSON object: the versions that do not answer, each with its reason; absent without any."""
 
+SHADOW = "twinport.shadow"
+"""JSON object, where answers are checked against a reference: ``share``, ``requests``,
+``drifts`` (why, empty where they agree), ``trouble`` (why none are compared) and by output
+``rms``, ``limit``, ``differing``; an RMS that is not finite is null."""
+
 
 @dataclass(frozen=True)
 class ModelProperties:

@@ -1,4 +1,4 @@
-"""The service behind grpcio: bytes in and out, deadlines, errors, start, drain and end."""
+"""The life of a server, whatever its transport: load, answer, drain, end."""
 
 from __future__ import annotations
 
@@ -6,151 +6,149 @@ import asyncio
 import logging
 import os
 import signal
-import socket
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import closing
-from typing import Any, NoReturn, TypeAlias
-
-import grpc
-import uvloop
+from collections.abc import Callable
+from typing import NoReturn
 
 from runtime.backends.base import BackendOptions
-from runtime.errors import InvalidInput, TwinportError
+from runtime.errors import TwinportError
 from runtime.loading import LoadOptions
-from runtime.repository import Repository
-from runtime.servicer import Call, Servicer
+from runtime.observe.collector import exposition
+from runtime.observe.endpoint import MetricsEndpoint, on_loop
+from runtime.observe.snapshot import Snapshot, snapshot_of
+from runtime.observe.tracing import tracer_from_environment
+from runtime.repository import POLL, Repository
+from runtime.servicer import Servicer
 from runtime.settings import ServerSettings
+from runtime.shadow.settings import ShadowSettings
+from runtime.transports.base import SEND_SECONDS, Transport
 from runtime.verdicts import VerdictStore
 from runtime.versions import State, Version
 
 logger = logging.getLogger(__name__)
 
-STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
-MAX_DETAILS = 1000
-"""Characters of an error's text; it travels in a header of limited size."""
-SEND_SECONDS = 0.5
-"""Time for the last answers to leave once nothing runs any more."""
-
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Report = Callable[[str], None]
+"""Gets one line each for the address and for every version, once it is known."""
 
 
-class Handlers(grpc.GenericRpcHandler):
-    """Every method of a servicer as a handler of raw bytes.
+class Life:
+    """One repository served in this process, from its loading to its end."""
 
-    grpcio parses nothing, because it answers a malformed message as UNKNOWN.
-    """
+    def __init__(self, settings: ServerSettings, report: Report) -> None:
+        """Look what is there; nothing is loaded yet.
 
-    def __init__(self, servicer: Servicer) -> None:
-        self._handlers: dict[str, Any] = {
-            method: grpc.unary_unary_rpc_method_handler(_unary(servicer, method))
-            for method in servicer.unary_methods
-        }
-        for method in servicer.stream_methods:
-            # One message one way is a stream too, on the wire.
-            self._handlers[method] = grpc.stream_stream_rpc_method_handler(
-                _stream(servicer, method)
-            )
+        Raises:
+            NotFound: There is no such folder.
+            RepositoryError: It holds no models.
+        """
+        self.stop = asyncio.Event()
+        self._settings = settings
+        self._report = report
+        self._repository = open_repository(settings)
+        self._tracer = tracer_from_environment(os.environ)
+        self.servicer = Servicer(self._repository, tracer=self._tracer)
+        self._loading: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._metrics: MetricsEndpoint | None = None
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """The handler of a call; none where the server lacks it."""
-        return self._handlers.get(handler_call_details.method)
+    async def run(self, transport: Transport) -> None:
+        """Take requests, load, and serve until ``stop`` is set.
 
-
-def _unary(servicer: Servicer, method: str) -> Any:
-    async def answer(payload: bytes, context: Context) -> bytes:
+        Raises:
+            InvalidInput: The address cannot be had.
+        """
+        address = await transport.start()
         try:
-            return await servicer.unary(method, payload, _call(context))
-        except TwinportError as error:
-            await _abort(context, error)
+            self.open_metrics()
+        except TwinportError:
+            await transport.stop(0)
+            raise
+        self._report(f"listening on {address}")
+        if self._metrics is not None:
+            self._report(f"metrics at {self._metrics.url}")
+        self.load()
+        await self.end(transport)
 
-    return answer
+    def open_metrics(self) -> None:
+        """Serve metrics of this process, where they are wanted, until the end.
+
+        Raises:
+            InvalidInput: Their address cannot be had.
+        """
+        if self._settings.metrics:
+            text = exposition(on_loop(asyncio.get_running_loop(), self.snapshot))
+            host, port = self._settings.metrics_host, self._settings.metrics_port_wanted
+            self._metrics = MetricsEndpoint(host, port, text)
+
+    def snapshot(self) -> Snapshot:
+        """What was done so far; on the event loop."""
+        return snapshot_of(self._repository.versions(), self.servicer.failures.counts)
+
+    def load(self) -> asyncio.Task[None]:
+        """Begin to load; it ends without an exception but for a defect, which ends the server."""
+        loading = asyncio.create_task(self._load())
+        loading.add_done_callback(lambda task: self.stop.set() if task.exception() else None)
+        self._loading = loading
+        return loading
+
+    async def end(self, transport: Transport) -> None:
+        """Wait for ``stop``, let running requests finish, close."""
+        await self.stop.wait()
+        logger.info("draining: up to %g s for requests that run", self._settings.drain_seconds)
+        end = time.monotonic() + self._settings.drain_seconds
+        self.servicer.begin_drain()
+        await self.servicer.wait_idle(self._settings.drain_seconds)
+        await transport.stop(max(end - time.monotonic(), SEND_SECONDS))
+        self.servicer.failures.close()
+        if self._tracer is not None:
+            self._tracer.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._following is not None:
+            self._following.cancel()
+        assert self._loading is not None, "whoever ends has begun to load"
+        if not self._loading.done() or self._repository.busy:
+            _leave_at_once()
+        self._repository.close()
+        await self._loading
+
+    async def _load(self) -> None:
+        repository = self._repository
+        await repository.load(lambda version: _say_state(version, self._report))
+        for entry in repository.entries.values():
+            if entry.wanted and not entry.versions:
+                self._report(f"not ready: {entry.name}: {entry.complaint()}")
+        ready = sum(bool(entry.ready()) for entry in repository.entries.values())
+        self._report(f"{ready} of {len(repository.entries)} models ready")
+        if self._settings.model_control == POLL:
+            self._following = asyncio.create_task(repository.follow(self._settings.poll_seconds))
 
 
-def _stream(servicer: Servicer, method: str) -> Any:
-    async def answer(payloads: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        try:
-            async for payload in servicer.stream(method, payloads):
-                yield payload
-        except TwinportError as error:
-            await _abort(context, error)
-
-    return answer
-
-
-def _call(context: Context) -> Call:
-    left = context.time_remaining()
-    deadline = None if left is None else time.monotonic() + left
-    return Call(deadline, tuple(context.invocation_metadata() or ()))
-
-
-async def _abort(context: Context, error: TwinportError) -> NoReturn:
-    text = " ".join(str(error).split())
-    await context.abort(STATUS_CODES[error.status], text[:MAX_DETAILS])
-
-
-def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
-    """Options of grpcio: message sizes, one process a port, clients that ping."""
-    size = settings.max_message_mb * 2**20
-    return [
-        ("grpc.max_receive_message_length", size),
-        ("grpc.max_send_message_length", size),
-        # Else a second server shares the port without a word.
-        ("grpc.so_reuseport", 0),
-        # Else a client that keeps its connection alive is sent away for too many pings.
-        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
-
-
-def run_server(settings: ServerSettings, report: Callable[[str], None]) -> None:
+def run_server(settings: ServerSettings, report: Report) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
-
-    Args:
-        settings: How.
-        report: Gets one line each for the address and for every version, once it is known.
 
     Raises:
         TwinportError: There is nothing to serve, or the address cannot be had.
     """
+    # Each transport is a library of its own; only the one that is asked for comes in.
+    import uvloop
+
     uvloop.run(_serve(settings, report))
 
 
-async def _serve(settings: ServerSettings, report: Callable[[str], None]) -> None:
-    """The life of a server."""
-    stop = _stop_signal()
-    repository = open_repository(settings)
-    servicer = Servicer(repository)
-    server = grpc.aio.server(options=channel_options(settings))
-    server.add_generic_rpc_handlers((Handlers(servicer),))
-    address = _bind(server, settings)
-    await server.start()
-    report(f"listening on {address}")
-    loading = asyncio.create_task(_load(repository, report))
-    # Loading ends without an exception but for a defect; then there is nothing to wait for.
-    loading.add_done_callback(lambda task: stop.set() if task.exception() else None)
-    await stop.wait()
-    await _drain(server, servicer, settings.drain_seconds)
-    if not loading.done() or repository.busy:
-        _leave_at_once()
-    repository.close()
-    await loading
+async def _serve(settings: ServerSettings, report: Report) -> None:
+    from runtime.transports.grpcio import GrpcioTransport
+
+    life = Life(settings, report)
+    stop_at_signal(life.stop)
+    await life.run(GrpcioTransport(life.servicer, settings))
 
 
-async def _load(repository: Repository, report: Callable[[str], None]) -> None:
-    await repository.load(lambda version: _report(version, report))
-    for entry in repository.entries.values():
-        if not entry.versions:
-            report(f"not ready: {entry.name}: {entry.complaint()}")
-    ready = sum(bool(entry.ready()) for entry in repository.entries.values())
-    report(f"{ready} of {len(repository.entries)} models ready")
-
-
-def _leave_at_once() -> NoReturn:
-    """End although a model loads or runs: its thread cannot be stopped, Python would wait."""
-    logger.warning("draining is over; what still runs is cut off")
-    logging.shutdown()
-    os._exit(0)
+def stop_at_signal(stop: asyncio.Event) -> None:
+    """Set an event once SIGTERM or SIGINT comes; a second one changes nothing."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 def open_repository(settings: ServerSettings) -> Repository:
@@ -166,59 +164,25 @@ def open_repository(settings: ServerSettings) -> Repository:
         ),
         settings.unproved == "allow",
         VerdictStore(settings.state),
+        ShadowSettings(settings.shadow, settings.shadow_action, settings.shadow_seed),
     )
-    return Repository(settings.repository, options)
+    return Repository(
+        settings.repository,
+        options,
+        control=settings.model_control,
+        load_models=settings.load_models,
+    )
 
 
-def _stop_signal() -> asyncio.Event:
-    """Set once SIGTERM or SIGINT comes; a second one changes nothing."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
+def _leave_at_once() -> NoReturn:
+    """End although a model loads or runs: its thread cannot be stopped, Python would wait."""
+    logger.warning("draining is over; what still runs is cut off")
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
-async def _drain(server: grpc.aio.Server, servicer: Servicer, seconds: float) -> None:
-    logger.info("draining: no new requests, up to %g s for those that run", seconds)
-    servicer.begin_drain()
-    await servicer.wait_idle(seconds)
-    await server.stop(SEND_SECONDS)
-
-
-def _bind(server: grpc.aio.Server, settings: ServerSettings) -> str:
-    """Bind and give the address back, with the port that the system chose.
-
-    Raises:
-        InvalidInput: The address cannot be had; the text names the system's reason.
-    """
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    _check_free(settings)
-    try:
-        port = server.add_insecure_port(f"{host}:{settings.port}")
-    except RuntimeError as error:
-        raise InvalidInput(f"{host}:{settings.port} cannot be listened on: {error}") from error
-    return f"{host}:{port}"
-
-
-def _check_free(settings: ServerSettings) -> None:
-    """Ask the system itself first: grpcio logs to stderr and gives no reason."""
-    where = f"{settings.host}:{settings.port}"
-    try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
-        with closing(socket.socket(family, kind, protocol)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            # Linux lets two sockets bind with SO_REUSEADDR until one listens.
-            probe.listen(1)
-    except OSError as error:
-        raise InvalidInput(
-            f"{where} cannot be listened on: {error.strerror or error}; "
-            "choose another --port, or 0 for a free one"
-        ) from error
-
-
-def _report(version: Version, report: Callable[[str], None]) -> None:
+def _say_state(version: Version, report: Report) -> None:
     if version.state is State.READY:
         unproved = f" (unproved: {version.reason})" if version.reason else ""
         report(f"ready: {version}{unproved}")

@@ -1,19 +1,16 @@
 """The service behind every transport: a method's name and bytes in, bytes or an error out.
 
-Adapters (``runtime/server.py`` for grpcio) bring the bytes and carry the answers; nothing
-here knows how. Every failure leaves as a ``TwinportError`` with its gRPC status.
+Adapters (``runtime/transports/``) bring the bytes and carry the answers; nothing
+here knows how. Every failure leaves as a ``TwinportError`` with its gRPC status. The calls
+live in ``runtime/service`` by concern, the short ones here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import TypeVar
-
-from google.protobuf.message import DecodeError, Message
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from protos import (
     METHODS,
@@ -21,60 +18,63 @@ from protos import (
     ModelConfig,
     ModelConfigRequest,
     ModelConfigResponse,
-    ModelInferRequest,
     ModelMetadataRequest,
     ModelReadyRequest,
     ModelReadyResponse,
+    ModelStatisticsRequest,
+    ModelStatisticsResponse,
     ServerLiveRequest,
     ServerLiveResponse,
     ServerMetadataRequest,
     ServerReadyRequest,
     ServerReadyResponse,
 )
-from runtime.codec import arrays_from_request, requested_outputs, response_from_arrays
 from runtime.description import metadata_from_record, server_metadata
-from runtime.errors import InvalidInput, TwinportError, Unavailable, Unimplemented
+from runtime.errors import TwinportError, Unimplemented
+from runtime.observe.failures import FailureLog
+from runtime.observe.tracing import Tracer
 from runtime.repository import Repository
+from runtime.service.call import Call as Call
+from runtime.service.call import Running, Stream, Unary, parsed, unexpected
+from runtime.service.control import Control
+from runtime.service.inference import Inference
+from runtime.service.names import names_from
+from runtime.service.shared_memory import SharedMemory
+from runtime.service.statistics_message import statistics_message
 from runtime.standard_services import (
     HEALTH_CHECK,
     HEALTH_WATCH,
-    REFLECTION,
+    REFLECTIONS,
     Health,
     reflection_stream,
 )
 from runtime.worker import check_deadline
 
-logger = logging.getLogger(__name__)
-
-M = TypeVar("M", bound=Message)
-
-
-@dataclass(frozen=True)
-class Call:
-    """What comes with a request besides its bytes.
-
-    Attributes:
-        deadline: On the clock of ``time.monotonic``; none where the client set none.
-        metadata: Names and values as they were sent.
-    """
-
-    deadline: float | None = None
-    metadata: tuple[tuple[str, str | bytes], ...] = ()
-
-
-Unary = Callable[[bytes, Call], Awaitable[bytes]]
-Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
-
 
 class Servicer:
     """All calls of the inference, health and reflection services over one repository."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        failures: FailureLog | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """Serve a repository.
+
+        Args:
+            repository: Its models may be loaded later.
+            failures: Where calls that fail are counted and logged; its own where none is given.
+            tracer: Gets a span for each inference, where there is one.
+        """
+        self.failures = failures or FailureLog()
         self._repository = repository
         self._health = Health(repository)
-        self._running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._memory = SharedMemory()
+        self._running = Running()
+        self._inference = Inference(
+            repository, self._memory, self._health, self._running, self.failures, tracer
+        )
         own: dict[str, Unary] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -82,18 +82,20 @@ class Servicer:
             "ModelReady": self._model_ready,
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
-            "ModelInfer": self._model_infer,
+            "ModelStatistics": self._model_statistics,
+            "ModelInfer": self._inference.unary,
+            **Control(repository).handlers(),
+            **self._memory.handlers(),
         }
         self._unary: dict[str, Unary] = {HEALTH_CHECK: self._health_check}
         self._streams: dict[str, Stream] = {
-            HEALTH_WATCH: self._health.watch,
-            REFLECTION: reflection_stream,
+            f"/{SERVICE}/ModelStreamInfer": self._inference.stream,
+            HEALTH_WATCH: lambda payloads, _call: self._health.watch(payloads),
+            **dict.fromkeys(REFLECTIONS, lambda payloads, _call: reflection_stream(payloads)),
         }
-        for name, method in METHODS.items():
-            if method.client_streaming or method.server_streaming:
-                self._streams[f"/{SERVICE}/{name}"] = _unimplemented_stream(name)
-            else:
-                self._unary[f"/{SERVICE}/{name}"] = own.get(name) or _unimplemented(name)
+        for name in METHODS:
+            if (path := f"/{SERVICE}/{name}") not in self._streams:
+                self._unary[path] = own.get(name) or _unimplemented(name)
 
     @property
     def unary_methods(self) -> tuple[str, ...]:
@@ -116,29 +118,36 @@ class Servicer:
         Raises:
             TwinportError: The call failed; status and text are for the client.
         """
-        self._running += 1
-        self._idle.clear()
+        start = time.monotonic()
         try:
-            check_deadline(call.deadline)
-            return await self._unary[method](payload, call)
-        except TwinportError:
+            with self._running:
+                check_deadline(call.deadline)
+                return await self._unary[method](payload, call)
+        except (TwinportError, asyncio.CancelledError) as error:
+            self._note(method, error, start, payload)
             raise
         except Exception as error:
-            raise _unexpected(method, error) from error
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
+            failure = unexpected(method, error)
+            self._note(method, failure, start, payload)
+            raise failure from error
 
-    async def stream(self, method: str, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def stream(
+        self, method: str, payloads: AsyncIterator[bytes], call: Call
+    ) -> AsyncIterator[bytes]:
         """Answer a stream of messages with another; see ``unary``."""
+        start = time.monotonic()
         try:
-            async for payload in self._streams[method](payloads):
-                yield payload
-        except TwinportError:
+            # Closed at once when the client goes, so that what waits is not computed.
+            async with aclosing(self._streams[method](payloads, call)) as answers:
+                async for answer in answers:
+                    yield answer
+        except TwinportError as error:
+            self.failures.note(method, error, time.monotonic() - start)
             raise
         except Exception as error:
-            raise _unexpected(method, error) from error
+            failure = unexpected(method, error)
+            self.failures.note(method, failure, time.monotonic() - start)
+            raise failure from error
 
     def begin_drain(self) -> None:
         """Be not ready from now on and refuse inferences; those that run go on."""
@@ -146,94 +155,58 @@ class Servicer:
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """Wait until nothing runs; False where something still does after ``timeout_s``."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await self._running.wait_idle(timeout_s)
+
+    def _note(self, method: str, error: BaseException, start: float, payload: bytes) -> None:
+        seconds = time.monotonic() - start
+        self.failures.note(method, error, seconds, lambda: names_from(method, payload))
 
     async def _server_live(self, payload: bytes, _call: Call) -> bytes:
-        _parsed(ServerLiveRequest, payload)
+        parsed(ServerLiveRequest, payload)
         return ServerLiveResponse(live=True).SerializeToString()
 
     async def _server_ready(self, payload: bytes, _call: Call) -> bytes:
-        _parsed(ServerReadyRequest, payload)
+        parsed(ServerReadyRequest, payload)
         ready = self._repository.all_ready() and not self._health.draining
         return ServerReadyResponse(ready=ready).SerializeToString()
 
     async def _server_metadata(self, payload: bytes, _call: Call) -> bytes:
-        _parsed(ServerMetadataRequest, payload)
+        parsed(ServerMetadataRequest, payload)
         return server_metadata().SerializeToString()
 
     async def _model_ready(self, payload: bytes, _call: Call) -> bytes:
-        request = _parsed(ModelReadyRequest, payload)
+        request = parsed(ModelReadyRequest, payload)
         ready = self._repository.is_ready(request.name, request.version)
         ready = ready and not self._health.draining
         return ModelReadyResponse(ready=ready).SerializeToString()
 
     async def _model_metadata(self, payload: bytes, _call: Call) -> bytes:
-        request = _parsed(ModelMetadataRequest, payload)
+        request = parsed(ModelMetadataRequest, payload)
         record = self._repository.model(request.name, request.version).record
         entry = self._repository.entries[request.name]
         response = metadata_from_record(record, entry, pinned=bool(request.version))
         return response.SerializeToString()
 
     async def _model_config(self, payload: bytes, _call: Call) -> bytes:
-        request = _parsed(ModelConfigRequest, payload)
+        request = parsed(ModelConfigRequest, payload)
         record = self._repository.model(request.name, request.version).record
         config = ModelConfig.FromString(record.config)
         return ModelConfigResponse(config=config).SerializeToString()
 
-    async def _model_infer(self, payload: bytes, call: Call) -> bytes:
-        if self._health.draining:
-            raise Unavailable("the server is shutting down; send the request to another one")
-        request = _parsed(ModelInferRequest, payload)
-        model = self._repository.model(request.model_name, request.model_version)
-        record = model.record
-        arrays = arrays_from_request(request, record.inputs)
-        outputs = requested_outputs(request, record.outputs, record.on_request)
-        answers = await model.infer(arrays, outputs, call.deadline)
-        response = response_from_arrays(
-            answers, model=record.name, version=str(record.version), request_id=request.id
-        )
+    async def _model_statistics(self, payload: bytes, _call: Call) -> bytes:
+        request = parsed(ModelStatisticsRequest, payload)
+        models = self._repository.loaded_models(request.name, request.version)
+        response = ModelStatisticsResponse(model_stats=map(statistics_message, models))
         return response.SerializeToString()
 
     async def _health_check(self, payload: bytes, _call: Call) -> bytes:
         return self._health.check(payload)
 
 
-def _parsed(kind: type[M], payload: bytes) -> M:
-    try:
-        return kind.FromString(payload)
-    except DecodeError as error:
-        raise InvalidInput(
-            f"the {len(payload)} bytes sent are no {kind.DESCRIPTOR.full_name}; "
-            "wanted that message in protobuf's binary form"
-        ) from error
-
-
-def _refusal(name: str) -> Unimplemented:
-    return Unimplemented(f"{name} is not served here; ServerMetadata lists the extensions that are")
-
-
 def _unimplemented(name: str) -> Unary:
     async def refuse(_payload: bytes, _call: Call) -> bytes:
-        raise _refusal(name)
+        raise Unimplemented(
+            f"{name} is not served here; ServerMetadata lists the extensions that are"
+        )
 
     return refuse
-
-
-def _unimplemented_stream(name: str) -> Stream:
-    async def refuse(_payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        raise _refusal(name)
-        yield b""  # makes it a generator
-
-    return refuse
-
-
-def _unexpected(method: str, error: Exception) -> TwinportError:
-    """What the client gets to know of a defect: a mark to find it in the log."""
-    mark = secrets.token_hex(4)
-    logger.error("%s failed unexpectedly (%s)", method, mark, exc_info=error)
-    return TwinportError(f"internal error {mark}; the server's log has the details")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from runtime.batch_config import batching_from_config
+from runtime.batching import BatchSettings
 from runtime.errors import RepositoryError
+from runtime.instances import InstanceGroup, instances_from_config
 from runtime.layout import CONFIG_FILE
 from runtime.model_config import (
     ModelFacts,
@@ -17,6 +20,7 @@ from runtime.model_config import (
     specs_from_config,
 )
 from runtime.tensors import Axis, TensorSpec, format_shape
+from runtime.warmup import WarmupSample, warmups_from_config
 
 DEFAULT_BACKEND = "onnxruntime"
 DEFAULT_FILENAMES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
@@ -55,6 +59,10 @@ class ServingConfig:
         inputs: With the batch axis; empty where the file lists none.
         outputs: With the batch axis; empty where the file lists none.
         text: The file, canonical.
+        batching: How requests are joined; none where the file does not say.
+        instances: How often a version is opened; once where there are none.
+        warmups: What a version runs before it is ready.
+        label_files: By output: a file in the model's folder with a class a line.
     """
 
     name: str
@@ -65,6 +73,10 @@ class ServingConfig:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     text: str = ""
+    batching: BatchSettings | None = None
+    instances: tuple[InstanceGroup, ...] = ()
+    warmups: tuple[WarmupSample, ...] = ()
+    label_files: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_serving_config(folder: Path) -> ServingConfig:
@@ -95,7 +107,13 @@ def read_serving_config(folder: Path) -> ServingConfig:
         policy = VersionPolicy(specific=tuple(config.version_policy.specific.versions))
     return ServingConfig(
         folder.name, config.backend or config.platform, filename, config.max_batch_size,
-        policy, inputs, outputs, config_to_text(config),
+        policy, inputs, outputs, config_to_text(config), batching_from_config(config, str(path)),
+        instances_from_config(config, str(path)), warmups_from_config(config, str(path)),
+        {
+            output.name: check_file_name(output.label_filename, path)
+            for output in config.output
+            if output.label_filename
+        },
     )  # fmt: skip
 
 
@@ -129,6 +147,20 @@ def complete_config(config: ServingConfig, facts: ModelFacts) -> bytes:
     if not full.output:
         full.output.extend(found.output)
     return full.SerializeToString(deterministic=True)
+
+
+def batching_of(config: ServingConfig, max_batch_size: int, *, proved: bool) -> BatchSettings:
+    """How the requests to a version are joined, if at all.
+
+    Args:
+        config: Its configuration.
+        max_batch_size: Of the version; 0 where axis 0 is no batch.
+        proved: Whether the proof showed that joined requests give the separate answers.
+    """
+    stated = config.batching
+    if not max_batch_size or (stated is None and not proved):
+        return BatchSettings() if stated is None else replace(stated, max_rows=0)
+    return replace(stated or BatchSettings(), max_rows=max_batch_size)
 
 
 def merged_specs(

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from protos import POOL, SERVICE
+from protos import POOL, REFLECTION_V1, SERVICE
 from runtime.errors import InvalidInput, NotFound
 from runtime.repository import Repository
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 HEALTH_CHECK = f"/{HEALTH}/Check"
 HEALTH_WATCH = f"/{HEALTH}/Watch"
-REFLECTION = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
+REFLECTIONS = tuple(
+    f"/{service}/ServerReflectionInfo" for service in (reflection.SERVICE_NAME, REFLECTION_V1)
+)
+"""Both versions; their messages are the same on the wire."""
 
 _Response = health_pb2.HealthCheckResponse
 SERVING = _Response.SERVING
@@ -35,12 +38,18 @@ class Health:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._change = asyncio.Event()
-        self.draining = False
+        self.drained = asyncio.Event()
+        """Set when the server drains."""
         repository.watch(self._changed)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server takes no new inferences."""
+        return self.drained.is_set()
 
     def drain(self) -> None:
         """Nobody is healthy from now on; watchers get to know it and their streams end."""
-        self.draining = True
+        self.drained.set()
         self._changed()
 
     def check(self, payload: bytes) -> bytes:
@@ -58,7 +67,7 @@ class Health:
             )
         return _Response(status=status).SerializeToString()
 
-    async def watch(self, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def watch(self, payloads: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """Answer ``Watch``: the status now and after each change.
 
         Raises:
@@ -101,10 +110,12 @@ def _service(payload: bytes) -> str:
 
 
 # Its stubs call the asynchronous generator a coroutine.
-_SERVICER: Any = reflection.aio.ReflectionServicer((SERVICE, HEALTH, reflection.SERVICE_NAME), POOL)
+_SERVICER: Any = reflection.aio.ReflectionServicer(
+    (SERVICE, HEALTH, reflection.SERVICE_NAME, REFLECTION_V1), POOL
+)
 
 
-async def reflection_stream(payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def reflection_stream(payloads: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """Answer ``ServerReflectionInfo``: what services, messages and files there are.
 
     Raises:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeAlias
 
 from runtime.errors import RepositoryError
 from runtime.layout import CONFIG_FILE, FAILED_FOLDER, version_numbers
 from runtime.model import Model
 from runtime.serving_config import ServingConfig, read_serving_config
+
+Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
+"""Name, time of change, size and number of each file that makes up a version."""
 
 
 class State(StrEnum):
@@ -17,6 +22,7 @@ class State(StrEnum):
 
     LOADING = "LOADING"
     READY = "READY"
+    UNLOADING = "UNLOADING"
     UNAVAILABLE = "UNAVAILABLE"
 
 
@@ -28,6 +34,8 @@ class Version:
         model: There when it is ready.
         reason: Why it is not ready, or what is to be known of one that is.
         wanted: False where the version policy leaves it out.
+        stamp: Tells one state of its files from another.
+        refused: The stamp of later files that could not be served in its place.
     """
 
     name: str
@@ -37,10 +45,36 @@ class Version:
     reason: str = ""
     model: Model | None = None
     wanted: bool = True
+    stamp: Stamp = ()
+    refused: Stamp = ()
 
     def refuse(self, reason: str) -> None:
         """It cannot be served; say why."""
         self.state, self.reason = State.UNAVAILABLE, reason
+
+    def follow_shadow(self, changed: Callable[[], None]) -> None:
+        """Say of the loaded model when its answers drift, and leave service where that is wanted.
+
+        Args:
+            changed: Called on the event loop after each change.
+        """
+        model = self.model
+        if model is None or model.shadow is None:
+            return
+        shadow, unproved = model.shadow, model.record.unproved
+
+        def judged() -> None:
+            if self.model is not model or self.state is not State.READY:
+                return
+            drift = shadow.drift.reason
+            self.reason = "; ".join(filter(None, (unproved, drift and f"it drifts: {drift}")))
+            if shadow.ends_service:
+                self.refuse(self.reason)
+            changed()
+
+        shadow.on_change = judged
+        if shadow.drift.reason:
+            judged()
 
     def __str__(self) -> str:
         return f"{self.name}/{self.number}"
@@ -54,16 +88,28 @@ class Entry:
         config: None where it cannot be read.
         versions: By number, ascending.
         reason: Why there is no version at all; else empty.
+        wanted: False where nobody asked for it to be loaded.
     """
 
     name: str
     config: ServingConfig | None
     versions: dict[int, Version] = field(default_factory=dict)
     reason: str = ""
+    wanted: bool = True
 
     def ready(self) -> list[Version]:
         """The versions that answer, the highest last."""
         return [item for item in self.versions.values() if item.state is State.READY]
+
+    def in_state(self, state: State) -> bool:
+        """Whether any version is in it."""
+        return any(item.state is state for item in self.versions.values())
+
+    def leave_out(self, reason: str) -> None:
+        """Nobody asked for it; say how to."""
+        self.wanted = False
+        for item in self.versions.values():
+            item.refuse(reason)
 
     def complaint(self) -> str:
         """Why no version answers: of the highest one that was to be loaded."""
@@ -89,8 +135,12 @@ def entry_from_folder(folder: Path) -> Entry:
         config, trouble = None, str(error)
     entry = Entry(folder.name, config)
     chosen = config.policy.chosen(numbers) if config else set(numbers)
+    shared = _stamp(folder)
     for number in numbers:
-        version = Version(folder.name, number, folder / str(number), wanted=number in chosen)
+        own = folder / str(number)
+        version = Version(
+            folder.name, number, own, wanted=number in chosen, stamp=shared + _stamp(own)
+        )
         if trouble:
             version.refuse(trouble)
         elif not version.wanted:
@@ -102,3 +152,16 @@ def entry_from_folder(folder: Path) -> Entry:
             f"; the proof of {', '.join(map(str, failed))} failed" if failed else ""
         )
     return entry
+
+
+def _stamp(folder: Path) -> Stamp:
+    """Of the files in a folder, not of those below; empty where it cannot be read."""
+    found = []
+    try:
+        for item in sorted(folder.iterdir()):
+            if item.is_file():
+                facts = item.stat()
+                found.append((item.name, facts.st_mtime_ns, facts.st_size, facts.st_ino))
+    except OSError:
+        return ()
+    return tuple(found)

@@ -2,12 +2,14 @@
 
 A call expected to be short runs at once on the loop, because handing it to a thread and
 back costs more than it takes; any other runs in the model's own thread. What a call takes
-is learned from the calls before, in proportion to the size of their inputs.
+is learned from the calls before, for each power of two of the size of their inputs: a part
+of it is the same for all sizes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,10 +17,17 @@ from typing import Any, TypeVar
 
 from runtime.errors import DeadlineExceeded
 
-INLINE_LIMIT_S = 200e-6
-"""A call expected to take less runs on the event loop."""
+INLINE_LIMIT_S = 700e-6
+"""A call expected to take less runs on the event loop.
+
+What a thread costs is not the way there but the interpreter's lock, which the loop and the
+threads of the transport want too; only calls that are long enough make up for it by
+running beside them.
+"""
 _NEWEST = 0.2
 """Weight of the newest call in what the next one is expected to take."""
+
+_DEADLINE = "the deadline of the request"
 
 T = TypeVar("T")
 
@@ -29,7 +38,8 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._pending: set[Future[Any]] = set()
-        self._seconds_per_unit: float | None = None
+        self._seconds: dict[int, float] = {}
+        """Of calls by the bits of their size."""
 
     @property
     def busy(self) -> bool:
@@ -38,9 +48,7 @@ class Worker:
 
     def runs_inline(self, size: int) -> bool:
         """Whether a call of this size would run on the event loop now."""
-        if self._pending or self._seconds_per_unit is None:
-            return False
-        return self._seconds_per_unit * size < INLINE_LIMIT_S
+        return not self._pending and self._expected_s(size) < INLINE_LIMIT_S
 
     async def run(self, call: Callable[[], T], size: int, deadline: float | None) -> T:
         """Run one call, after all that wait already.
@@ -65,7 +73,7 @@ class Worker:
             async with asyncio.timeout(left):
                 return await asyncio.wrap_future(future)
         except TimeoutError as error:
-            raise _too_late() from error
+            raise too_late(_DEADLINE) from error
 
     def close(self) -> None:
         """Take no more calls and drop those that wait; one that runs goes on to its end."""
@@ -78,10 +86,22 @@ class Worker:
     def _timed(self, call: Callable[[], T], size: int) -> T:
         start = time.perf_counter()
         result = call()
-        measured = (time.perf_counter() - start) / max(size, 1)
-        known = self._seconds_per_unit
-        self._seconds_per_unit = measured if known is None else known + _NEWEST * (measured - known)
+        measured = time.perf_counter() - start
+        bits = size.bit_length()
+        known = self._seconds.get(bits, measured)
+        self._seconds[bits] = known + _NEWEST * (measured - known)
         return result
+
+    def _expected_s(self, size: int) -> float:
+        """Seconds of a call; of a size not seen yet, the most that the nearest one allows."""
+        bits = size.bit_length()
+        known = self._seconds.get(bits)
+        if known is not None:
+            return known
+        if not self._seconds:
+            return math.inf
+        nearest = min(self._seconds, key=lambda seen: abs(seen - bits))
+        return self._seconds[nearest] * 2.0 ** max(0, bits - nearest)
 
 
 def check_deadline(deadline: float | None) -> None:
@@ -91,8 +111,9 @@ def check_deadline(deadline: float | None) -> None:
         DeadlineExceeded: The time is over.
     """
     if deadline is not None and time.monotonic() >= deadline:
-        raise _too_late()
+        raise too_late(_DEADLINE)
 
 
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("the deadline of the request was over before the answer was there")
+def too_late(what: str) -> DeadlineExceeded:
+    """The error of a request that waited too long; ``what`` of it is over."""
+    return DeadlineExceeded(f"{what} was over before the answer was there")

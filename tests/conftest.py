@@ -269,6 +269,7 @@ class ServerProcess:
     log: Path
     lines: list[str] = field(default_factory=list)
     address: str = ""
+    metrics: str = ""
 
     def wait_for(self, text: str) -> None:
         """Read on until a line holds a text; fails where the process ends before."""
@@ -277,6 +278,8 @@ class ServerProcess:
             self.lines.append(line.rstrip("\n"))
             if "listening on" in line:
                 self.address = line.split()[-1]
+            if "metrics at" in line:
+                self.metrics = line.split()[-1]
             if text in line:
                 return
         raise AssertionError(f"the server ended: {self.log.read_text()}")

@@ -33,12 +33,14 @@ class BackendOptions:
         newer_library: Whether the artifact was built to run on newer versions of its library
             too; its manifest says it.
         engine_code: Whether such an engine may run the code that it brings, in this process.
+        optimised: Whether the library may rewrite the graph, for ONNX Runtime.
     """
 
     device: str = "cpu"
     threads: int = 1
     newer_library: bool = False
     engine_code: bool = False
+    optimised: bool = True
 
 
 class Backend(Protocol):

@@ -12,10 +12,12 @@ import click
 import numpy as np
 
 from runtime.client import Client
-from runtime.client_wire import DEFAULT_URL, ServedModel
+from runtime.client_pictures import labels_of
+from runtime.client_wire import Connection, ServedModel
+from runtime.commands.connecting import connecting
 from runtime.errors import Unimplemented
 from runtime.input_files import Prepared, answers_of, joined, read_inputs
-from runtime.preprocess import Label, top_labels
+from runtime.preprocess import Label
 from runtime.tensors import Array, format_shape
 
 LARGEST_BATCH = 64
@@ -42,7 +44,7 @@ class Answer:
 @click.argument(
     "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@click.option("--url", default=DEFAULT_URL, show_default=True, help="HOST:PORT of the server.")
+@connecting
 @click.option("--version", type=click.IntRange(min=1), help="The server's choice by default.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True,
               help="How many of the likeliest labels to print.")  # fmt: skip
@@ -54,7 +56,7 @@ class Answer:
 def infer(
     name: str,
     files: tuple[Path, ...],
-    url: str,
+    connection: Connection,
     version: int | None,
     top: int,
     outputs: tuple[str, ...],
@@ -71,7 +73,9 @@ def infer(
     input.
     """
     chosen = "" if version is None else str(version)
-    with Client(url, timeout_s=timeout_s) as client:
+    with Client(
+        connection.url, timeout_s=timeout_s, tls=connection.tls, token=connection.token
+    ) as client:
         model = client.model_metadata(name, chosen)
         prepared = [item for path in files for item in read_inputs(path, model, invert=invert)]
         groups = joined(prepared, _largest_batch(client, name, chosen, prepared))
@@ -79,7 +83,7 @@ def infer(
             groups, lambda arrays: client.infer(name, arrays, version=chosen, outputs=outputs)
         )
     answers = [
-        Answer(item.name, result, _labels(result, model, top))
+        Answer(item.name, result, labels_of(result, model, top))
         for item, result in zip(prepared, results, strict=True)
     ]
     click.echo(_json(model, answers) if as_json else _text(answers))
@@ -94,17 +98,6 @@ def _largest_batch(client: Client, name: str, version: str, prepared: list[Prepa
     except Unimplemented:  # the call is Triton's; other servers of the protocol lack it
         return 1
     return max(1, min(limit, LARGEST_BATCH))
-
-
-def _labels(outputs: dict[str, Array], model: ServedModel, top: int) -> list[list[Label]] | None:
-    """The classes of the first output that has one value for each label."""
-    names = model.properties.labels
-    if not names:
-        return None
-    for array in outputs.values():
-        if array.ndim == 2 and array.shape[1] == len(names) and array.dtype.kind == "f":
-            return [top_labels(row, names, top) for row in array]
-    return None
 
 
 def _text(answers: list[Answer]) -> str:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from runtime.server import run_server
-from runtime.settings import DEVICES, ENGINE_CODE, MAX_MESSAGE_MB, UNPROVED, ServerSettings
+from runtime.observe.failures import use_json_lines
+from runtime.settings import (
+    COMPRESSIONS,
+    DEVICES,
+    ENGINE_CODE,
+    LOG_FORMATS,
+    MAX_MESSAGE_MB,
+    METRICS_PORT,
+    MODEL_CONTROLS,
+    TRANSPORTS,
+    UNPROVED,
+    ServerSettings,
+)
+from runtime.shadow.settings import ACTIONS, REPORT
+from runtime.start import say, start_server
 
 _SHOWN: dict[str, Any] = {"show_default": True}
+_FILE = click.Path(path_type=Path)
 
 
 @click.command()
@@ -44,6 +57,20 @@ _SHOWN: dict[str, Any] = {"show_default": True}
     help="Whether version-compatible engines may run code that they bring.",
     **_SHOWN,
 )
+@click.option(
+    "--model-control",
+    type=click.Choice(MODEL_CONTROLS),
+    default="none",
+    help="Serve what is there at the start, what clients load, or what is there at any time.",
+    **_SHOWN,
+)
+@click.option(
+    "--load-model",
+    "load_models",
+    multiple=True,
+    help="Model to load at the start with explicit control; may be repeated, '*' is all.",
+)
+@click.option("--poll-seconds", default=15.0, help="Between two looks at the repository.", **_SHOWN)
 @click.option("--threads", default=1, help="Threads inside one call of a model.", **_SHOWN)
 @click.option("--drain-seconds", default=30.0, help="For running requests after SIGTERM.", **_SHOWN)
 @click.option(
@@ -52,6 +79,58 @@ _SHOWN: dict[str, Any] = {"show_default": True}
     help="Largest request or answer in MiB; gRPC itself takes no more than the default.",
     **_SHOWN,
 )
+@click.option(
+    "--transport",
+    type=click.Choice(TRANSPORTS),
+    default="grpcio",
+    help="Who speaks HTTP/2; envoy is the faster one (pip install 'twinport[envoy]').",
+    **_SHOWN,
+)
+@click.option("--workers", default=1, help="Processes that share the port (grpcio).", **_SHOWN)
+@click.option(
+    "--compression",
+    type=click.Choice(COMPRESSIONS),
+    default="none",
+    help="Of answers; requests may be compressed in any case.",
+    **_SHOWN,
+)
+@click.option("--tls-cert", type=_FILE, help="The server's certificate, PEM.")
+@click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
+@click.option(
+    "--tls-client-ca", type=_FILE, help="Who signs the certificates that clients must show."
+)
+@click.option(
+    "--metrics/--no-metrics", default=True, help="Prometheus metrics over HTTP.", **_SHOWN
+)
+@click.option(
+    "--metrics-host", default="127.0.0.1", help="Address to listen on for them.", **_SHOWN
+)
+@click.option(
+    "--metrics-port",
+    type=int,
+    help=f"0 lets the system choose a free one.  [default: {METRICS_PORT}; 0 with --port 0]",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default="text",
+    help="Of the log on stderr; json is one object a line.",
+    **_SHOWN,
+)
+@click.option(
+    "--shadow",
+    default=0.0,
+    help="Share of the requests to compute again on a reference, such as 0.01.",
+    **_SHOWN,
+)
+@click.option(
+    "--shadow-action",
+    type=click.Choice(ACTIONS),
+    default=REPORT,
+    help="What to do with a model whose answers drift from it.",
+    **_SHOWN,
+)
+@click.option("--shadow-seed", type=int, help="The same choice of requests each time.")
 def serve(state: Path | None, **options: Any) -> None:
     """Serve every model of REPOSITORY over gRPC (Open Inference Protocol v2).
 
@@ -62,10 +141,7 @@ def serve(state: Path | None, **options: Any) -> None:
     """
     if state is not None:
         options["state"] = state
-    run_server(ServerSettings(**options), _say)
-
-
-def _say(line: str) -> None:
-    """Print at once; a reader that has gone is no reason to stop serving."""
-    with suppress(BrokenPipeError):
-        click.echo(f"twinport: {line}")
+    settings = ServerSettings(**options)
+    if settings.log_format == "json":
+        use_json_lines()
+    start_server(settings, say)

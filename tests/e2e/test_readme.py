@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"^```(console|python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PORT = "8001"
+PORTS = ("8001", "8002")
 SECONDS = 120
 
 
@@ -60,20 +61,24 @@ def typist(tmp_path):
 
 
 class Typist:
-    """Runs commands as the README has them, on a port that is free here."""
+    """Runs commands as the README has them, on ports that are free here."""
 
     def __init__(self, folder: Path, started: list[subprocess.Popen[str]]) -> None:
         self.folder = folder
         self.started = started
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = str(probe.getsockname()[1])
+        with ExitStack() as probes:
+            sockets = [probes.enter_context(socket.socket()) for _ in PORTS]
+            for probe in sockets:
+                probe.bind(("127.0.0.1", 0))
+            self.ports = [str(probe.getsockname()[1]) for probe in sockets]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "XDG_STATE_HOME": str(folder / "state")}
         self.environment.pop("TWINPORT_DATA", None)
 
     def localized(self, text: str) -> str:
-        return text.replace(PORT, self.port)
+        for port, free in zip(PORTS, self.ports, strict=True):
+            text = text.replace(port, free)
+        return text
 
     def run(self, command: str, wanted: list[str]) -> list[str]:
         if command.endswith("&"):

@@ -65,9 +65,10 @@ def run_to_the_end(*arguments):
 
 def test_the_server_prints_its_address_and_each_version(server):
     assert server.lines[0] == f"twinport: listening on {server.address}"
-    assert server.lines[1] == "twinport: ready: linear/1"
-    assert server.lines[2].startswith("twinport: not ready: linear/2: not proved on CPU")
-    assert server.lines[3] == "twinport: 1 of 1 models ready"
+    assert server.lines[1].startswith("twinport: metrics at http://127.0.0.1:")
+    assert server.lines[2] == "twinport: ready: linear/1"
+    assert server.lines[3].startswith("twinport: not ready: linear/2: not proved on CPU")
+    assert server.lines[4] == "twinport: 1 of 1 models ready"
 
 
 def test_a_request_is_answered(server, toys):
@@ -85,7 +86,7 @@ def test_bytes_that_are_no_message_are_the_clients_error(channel):
 
 
 def test_what_the_server_lacks_is_unimplemented(channel):
-    for method, service in (("ModelStatistics", SERVICE), ("Nothing", SERVICE), ("Do", "a.B")):
+    for method, service in (("TraceSetting", SERVICE), ("Nothing", SERVICE), ("Do", "a.B")):
         with pytest.raises(grpc.RpcError) as caught:
             raw_call(channel, method, service)(b"")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -146,6 +147,7 @@ def test_reflection_describes_all_services(channel):
         SERVICE,
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
+        "grpc.reflection.v1.ServerReflection",
     }
     pool = DescriptorPool(database)
     methods = pool.FindServiceByName(SERVICE).methods_by_name
@@ -265,6 +267,7 @@ def test_a_server_that_answered_a_request_never_imported_torch_or_onnx(
     modules = set(json.loads(server.log.read_text().splitlines()[-1]))
     assert {"runtime", "protos", "grpc", "onnxruntime"} <= modules
     assert not modules & {"torch", "torchvision", "onnx", "onnxscript", "models", "exporter"}
+    assert not modules & {"opentelemetry", "matplotlib"}
 
 
 WITH_A_DEFECT = """

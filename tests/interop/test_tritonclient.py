@@ -110,6 +110,8 @@ SLOW = [
     # Some seconds: the server computes on after the client gave up.
     input_of(np.array(1_000_000), "times", "INT64"),
 ]
+IN_NO_REGION = triton.InferInput("x", [2, 4], "FP32")
+IN_NO_REGION.set_shared_memory("none", 32)
 ERRORS = {
     "an unknown model": ("other", [input_of(X)], {}, "NOT_FOUND"),
     "an unknown version": ("linear", [input_of(X)], {"model_version": "7"}, "NOT_FOUND"),
@@ -131,12 +133,13 @@ ERRORS = {
         {"outputs": [triton.InferRequestedOutput("w")]},
         "INVALID_ARGUMENT",
     ),
-    "classes": (
-        "linear",
-        [input_of(X)],
-        {"outputs": [triton.InferRequestedOutput("y", class_count=2)]},
-        "UNIMPLEMENTED",
+    "classes of text": (
+        "strings",
+        [input_of(np.array([b"one"], dtype=object), "text", "BYTES")],
+        {"outputs": [triton.InferRequestedOutput("same", class_count=2)]},
+        "INVALID_ARGUMENT",
     ),
+    "an unknown region": ("linear", [IN_NO_REGION], {}, "NOT_FOUND"),
     "too little time": ("slow", SLOW, {"client_timeout": 0.2}, "DEADLINE_EXCEEDED"),
 }
 
@@ -150,11 +153,78 @@ def test_its_errors_carry_the_status_of_triton(client, case):
     assert caught.value.message()
 
 
-def test_a_call_of_triton_that_is_not_served_is_unimplemented(client):
+def test_a_call_that_is_not_served_is_unimplemented(client):
     with pytest.raises(InferenceServerException) as caught:
-        client.get_model_repository_index()
+        client.get_trace_settings()
     assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
-    assert "RepositoryIndex" in caught.value.message()
+    assert "TraceSetting" in caught.value.message()
+
+
+def test_its_classes_are_values_and_indices(client, toys):
+    wanted = [triton.InferRequestedOutput("y", class_count=2)]
+    found = client.infer("linear", [input_of(X)], outputs=wanted).as_numpy("y")
+    assert found.shape == (2, 2)
+    best = [[int(text.split(b":")[1]) for text in row] for row in found]
+    np.testing.assert_array_equal(best, np.argsort(-right_answer(toys, X))[:, :2])
+
+
+def test_an_error_in_its_stream_is_told_and_the_stream_goes_on(client, toys):
+    answers: queue.Queue = queue.Queue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    for model in ("linear", "other", "linear"):
+        client.async_stream_infer(model, [input_of(X)], request_id=model)
+    found = [answers.get(timeout=60) for _ in range(3)]
+    client.stop_stream()
+    assert [error is None for _, error in found] == [True, False, True]
+    assert "'other' is not known" in found[1][1].message()
+    np.testing.assert_allclose(found[2][0].as_numpy("y"), right_answer(toys, X), rtol=1e-5)
+
+
+def test_load_and_unload_are_unavailable_without_explicit_control(client):
+    for call in (client.load_model, client.unload_model):
+        with pytest.raises(InferenceServerException) as caught:
+            call("linear")
+        assert caught.value.status() == "StatusCode.UNAVAILABLE"
+        assert "--model-control explicit" in caught.value.message()
+
+
+def counts(client):
+    """What perf_analyzer reads before and after it sends."""
+    found = client.get_inference_statistics("linear", "2").model_stats
+    (stats,) = found
+    inside = stats.inference_stats
+    durations = {
+        name: (getattr(inside, name).count, getattr(inside, name).ns)
+        for name in ("success", "queue", "compute_input", "compute_infer", "compute_output")
+    }
+    return stats.inference_count, stats.execution_count, durations
+
+
+def test_perf_analyzers_sequence_of_calls_finds_what_it_needs(client):
+    """Its own order: who is there, what the model takes, counts, requests, counts."""
+    assert client.is_server_live()
+    assert "statistics" in client.get_server_metadata().extensions
+    assert client.is_model_ready("linear")
+    metadata = client.get_model_metadata("linear")
+    config = client.get_model_config("linear").config
+    assert config.max_batch_size == 8
+    assert not config.model_transaction_policy.decoupled
+    assert [tensor.name for tensor in config.input] == [tensor.name for tensor in metadata.inputs]
+    before = counts(client)
+    answers: queue.Queue = queue.Queue()
+    for number in range(40):
+        client.async_infer(
+            metadata.name, [input_of(X)],
+            lambda result, error: answers.put((result, error)),
+            request_id=str(number),
+        )  # fmt: skip
+    assert [answers.get(timeout=60)[1] for _ in range(40)] == [None] * 40
+    after = counts(client)
+    assert after[0] - before[0] == 80
+    assert 0 < after[1] - before[1] <= 40
+    for name, (count, ns) in after[2].items():
+        assert count - before[2][name][0] == 40, name
+        assert ns > before[2][name][1], name
 
 
 def test_both_clients_get_the_same_answer_in_one_process(server, client):

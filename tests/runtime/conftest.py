@@ -78,9 +78,9 @@ def open_service(repository, tmp_path):
     """Make the service over the test's repository; everything is unloaded at the end."""
     opened = []
 
-    async def open_service(*, load=True, unproved=False):
+    async def open_service(*, load=True, unproved=False, **control):
         options = LoadOptions(BackendOptions(), unproved, VerdictStore(tmp_path / "state"))
-        models = Repository(repository, options)
+        models = Repository(repository, options, **control)
         opened.append(models)
         if load:
             await models.load()

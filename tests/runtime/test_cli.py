@@ -58,7 +58,7 @@ def test_every_command_of_the_table_is_there_and_has_a_help(name, twinport):
     assert ran.out.startswith(f"Usage: twinport {name} ")
 
 
-@pytest.mark.parametrize("name", ["serve", "infer", "parity"])
+@pytest.mark.parametrize("name", ["serve", "infer", "parity", "bench", "top"])
 def test_commands_of_the_runtime_import_neither_torch_nor_onnx(name):
     code = (
         f"import sys; from runtime.cli import main; code = main([{name!r}, '--help']);"

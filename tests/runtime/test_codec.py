@@ -275,14 +275,6 @@ def test_an_unknown_or_repeated_output_is_refused(names, text):
         requested_outputs(request, ["a", "b"])
 
 
-@pytest.mark.parametrize("parameter", ["classification", "shared_memory_region"])
-def test_an_output_in_a_form_that_is_not_known_is_not_sent_in_another(parameter):
-    request = ModelInferRequest()
-    request.outputs.add(name="a").parameters[parameter].int64_param = 3
-    with pytest.raises(Unimplemented, match=parameter):
-        requested_outputs(request, ["a"])
-
-
 @pytest.mark.parametrize("array", [np.zeros(1, np.complex64), np.zeros(1, "datetime64[s]")])
 def test_a_type_that_the_protocol_lacks_is_refused(array):
     with pytest.raises(InvalidInput, match="input 'x' has data type"):

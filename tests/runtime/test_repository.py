@@ -208,7 +208,7 @@ async def test_an_unexpected_failure_of_one_model_is_logged_and_keeps_no_other_f
             raise ZeroDivisionError("a secret of the machine")
         return load_version(folder, *rest)
 
-    monkeypatch.setattr("runtime.repository.load_version", failing)
+    monkeypatch.setattr("runtime.reloading.load_version", failing)
     loaded = await load()
     assert loaded.is_ready("second")
     assert "secret" not in reason(loaded, "first")

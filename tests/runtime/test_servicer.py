@@ -201,9 +201,7 @@ async def test_the_configuration_is_complete(write_toy, open_service, repository
     assert config.runtime == "kept"
 
 
-@pytest.mark.parametrize(
-    "method", ["ModelStatistics", "RepositoryIndex", "TraceSetting", "CudaSharedMemoryStatus"]
-)
+@pytest.mark.parametrize("method", ["TraceSetting", "LogSettings", "CudaSharedMemoryRegister"])
 async def test_a_call_that_is_not_served_is_unimplemented_with_a_text(
     servicer, method, ask, status_of
 ):

@@ -49,16 +49,6 @@ async def test_nothing_is_ready_before_it_is_loaded(write_toy, open_service, ask
     assert await health(servicer) == NOT_SERVING
 
 
-async def test_a_stream_that_is_not_served_is_unimplemented_too(servicer, status_of):
-    async def drive():
-        async for _ in servicer.stream(f"/{SERVICE}/ModelStreamInfer", payloads(b"")):
-            pass
-
-    status, text = await status_of(drive())
-    assert status is Status.UNIMPLEMENTED
-    assert "ModelStreamInfer" in text
-
-
 async def test_health_knows_the_server_the_service_and_each_model(
     write_toy, open_service, status_of
 ):
@@ -76,7 +66,7 @@ async def test_health_knows_the_server_the_service_and_each_model(
 
 def watch(servicer, service=""):
     payload = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-    stream = servicer.stream("/grpc.health.v1.Health/Watch", payloads(payload))
+    stream = servicer.stream("/grpc.health.v1.Health/Watch", payloads(payload), Call())
 
     async def statuses():
         async for answer in stream:
@@ -105,7 +95,7 @@ async def test_a_watcher_of_an_unknown_service_is_told_so_and_waits(servicer):
 async def test_malformed_bytes_in_a_stream_are_the_clients_error(servicer, status_of):
     for method in ("/grpc.health.v1.Health/Watch",
                    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"):  # fmt: skip
-        stream = servicer.stream(method, payloads(b"\xff\xff"))
+        stream = servicer.stream(method, payloads(b"\xff\xff"), Call())
         status, _ = await status_of(anext(stream))
         assert status is Status.INVALID_ARGUMENT
 

@@ -37,6 +37,11 @@ def test_the_state_lies_in_the_home_folder_where_nothing_is_said(monkeypatch, va
         ({"unproved": "maybe"}, "unproved is 'maybe'; wanted refuse or allow"),
         ({"device": "tpu"}, "device is 'tpu'; wanted cpu or cuda"),
         ({"engine_code": "yes"}, "engine_code is 'yes'; wanted refuse or allow"),
+        ({"model_control": "all"}, "model_control is 'all'; wanted none or explicit or poll"),
+        ({"load_models": ("a",)}, "model_control 'none', which loads everything; use explicit"),
+        ({"poll_seconds": 0.0}, "poll_seconds is 0.0; wanted 0.05 to 86400"),
+        ({"poll_seconds": float("nan")}, "poll_seconds is nan"),
+        ({"workers": 2, "model_control": "explicit"}, "use 1 with model_control explicit"),
     ],
 )
 def test_what_no_server_can_do_is_refused(wrong, text):

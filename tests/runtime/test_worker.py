@@ -83,7 +83,7 @@ async def test_one_call_runs_at_a_time(worker):
 async def test_nothing_runs_at_once_while_the_thread_is_taken(worker):
     await worker.run(lambda: None, 10**6, None)
     gate = Gate()
-    running = asyncio.create_task(worker.run(gate, 10**9, None))
+    running = asyncio.create_task(worker.run(gate, 10**15, None))
     await begun(gate)
     assert not worker.runs_inline(1)
     running.cancel()
@@ -141,3 +141,20 @@ async def test_an_error_of_the_call_reaches_the_caller(worker):
     with pytest.raises(ZeroDivisionError):
         await worker.run(failing, 1, None)
     assert await worker.run(lambda: 3, 1, None) == 3
+
+
+async def test_what_small_calls_cost_is_not_scaled_up_to_sizes_that_are_known():
+    worker = Worker("w")
+    await worker.run(lambda: None, 64, None)
+    await worker.run(lambda: time.sleep(2 * INLINE_LIMIT_S), 1, None)
+    assert not worker.runs_inline(1)
+    assert worker.runs_inline(64)
+    worker.close()
+
+
+async def test_a_size_not_seen_is_judged_by_the_nearest_one():
+    worker = Worker("w")
+    await worker.run(lambda: time.sleep(INLINE_LIMIT_S / 4), 16, None)
+    assert worker.runs_inline(1)
+    assert not worker.runs_inline(16 * 64)
+    worker.close()

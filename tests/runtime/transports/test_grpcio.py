@@ -11,8 +11,9 @@ import pytest
 
 from runtime import errors
 from runtime.errors import NotFound, Status, TwinportError
-from runtime.server import MAX_DETAILS, STATUS_CODES, Handlers, channel_options
 from runtime.settings import ServerSettings
+from runtime.transports.base import MAX_DETAILS
+from runtime.transports.grpcio import STATUS_CODES, Handlers, channel_options
 
 SETTINGS = ServerSettings(Path("unused"), state=Path("unused"))
 
@@ -29,7 +30,7 @@ class Stub:
     async def unary(self, method, payload, call):
         return self.behave(payload, call)
 
-    async def stream(self, method, payloads):
+    async def stream(self, method, payloads, _call):
         async for payload in payloads:
             yield self.behave(payload, None)
 

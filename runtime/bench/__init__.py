@@ -1,0 +1,1 @@
+"""How fast a served model answers: a load generator and what is told of its result."""

@@ -1,0 +1,70 @@
+"""Pictures to a model's input and its answer to labels, as its manifest says; Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from runtime.client_wire import ServedModel
+from runtime.errors import InvalidInput
+from runtime.preprocess import Label, array_from_image, read_image, top_labels
+from runtime.tensors import Array
+
+
+def arrays_from_pictures(
+    pictures: Sequence[Path | str | Image.Image], model: ServedModel, *, invert: bool = False
+) -> dict[str, Array]:
+    """All pictures as one batch.
+
+    Args:
+        pictures: Files, or images in any mode.
+        model: What the server says of the model.
+        invert: Swap light and dark.
+
+    Raises:
+        NotFound: There is no such file.
+        InvalidInput: It is no picture, or the model takes none.
+    """
+    preprocessing = model.properties.preprocessing
+    if preprocessing is None or len(model.inputs) != 1:
+        raise InvalidInput(
+            f"model '{model.name}' does not say how a picture becomes its input; send arrays"
+        )
+    if not pictures:
+        raise InvalidInput("there is no picture; give at least one")
+    arrays = [
+        array_from_image(
+            picture if isinstance(picture, Image.Image) else read_image(Path(picture)),
+            preprocessing, invert=invert,
+        )
+        for picture in pictures
+    ]  # fmt: skip
+    return {model.inputs[0].name: np.stack(arrays)}
+
+
+def labels_of(
+    outputs: Mapping[str, Array], model: ServedModel, top: int
+) -> list[list[Label]] | None:
+    """The likeliest classes of each row, from the first output with a value for each label."""
+    names = model.properties.labels
+    if not names:
+        return None
+    for array in outputs.values():
+        if array.ndim == 2 and array.shape[1] == len(names) and array.dtype.kind == "f":
+            return [top_labels(row, names, top) for row in array]
+    return None
+
+
+def labels_wanted(outputs: Mapping[str, Array], model: ServedModel, top: int) -> list[list[Label]]:
+    """``labels_of``, where there must be some.
+
+    Raises:
+        InvalidInput: The model has no labels.
+    """
+    labels = labels_of(outputs, model, top)
+    if labels is None:
+        raise InvalidInput(f"model '{model.name}' has no labels for its outputs; use infer")
+    return labels

@@ -1,0 +1,320 @@
+"""What clients do, call by call, without saying how a call is made or waited for.
+
+A step is a call or a pause. Generators of steps hold the logic (retries, splitting, waiting
+for a server); ``Client`` and ``AsyncClient`` carry the steps out, each in its own way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from protos import (
+    ModelConfig,
+    ModelConfigRequest,
+    ModelInferRequest,
+    ModelMetadataRequest,
+    ModelReadyRequest,
+    ServerLiveRequest,
+    ServerMetadataRequest,
+    ServerReadyRequest,
+)
+from runtime.client_wire import (
+    ServedModel,
+    ServerInfo,
+    model_from_response,
+    server_from_response,
+)
+from runtime.codec import arrays_from_response, request_from_arrays
+from runtime.errors import (
+    BackendUnavailable,
+    DeadlineExceeded,
+    InvalidInput,
+    ResourceExhausted,
+    TwinportError,
+    Unavailable,
+    Unimplemented,
+)
+from runtime.tensors import Array
+
+POLL_S = 0.05
+"""Between two looks at a server that runs and is not ready."""
+_TOO_LARGE = "larger than max"
+"""In gRPC's text about a message over a limit, whose code is that of a full queue."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One call.
+
+    Attributes:
+        method: Short name.
+        request: The message.
+        timeout_s: For this call.
+        wait: Wait for a connection instead of failing without one.
+    """
+
+    method: str
+    request: Any
+    timeout_s: float
+    wait: bool = False
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait before the next step."""
+
+    seconds: float
+
+
+Steps: TypeAlias = Generator[Ask | Pause, Any, T]
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Which failures are tried again, and when.
+
+    A call is tried again where the server did not take it (UNAVAILABLE, RESOURCE_EXHAUSTED):
+    no call of this client changes the server, so one that did run may run twice. A message
+    over a limit will not shrink and is not tried again.
+
+    Attributes:
+        attempts: Of one call, the first one included; 1 tries nothing again.
+        first_s: Pause before the second one; each later one is twice as long.
+        longest_s: No pause is longer.
+    """
+
+    attempts: int = 4
+    first_s: float = 0.05
+    longest_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no policy."""
+        if self.attempts < 1 or not 0 <= self.first_s <= self.longest_s:
+            raise InvalidInput(f"{self} is no policy; wanted 1 attempt or more, pauses from 0 up")
+
+    def pause_s(self, attempt: int, error: TwinportError) -> float | None:
+        """How long to wait after a failed attempt, counted from 1; none where it was the last.
+
+        Clients that failed together do not come back together: a pause is drawn between
+        half of its length and the whole.
+        """
+        again = isinstance(error, (Unavailable, ResourceExhausted))
+        hopeless = isinstance(error, BackendUnavailable) or _TOO_LARGE in str(error)
+        if attempt >= self.attempts or not again or hopeless:
+            return None
+        whole = min(self.first_s * 2.0 ** (attempt - 1), self.longest_s)
+        return whole * random.uniform(0.5, 1.0)
+
+
+DEFAULT_RETRY = Retry()
+
+
+class Logic:
+    """The steps of every call of a client."""
+
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float,
+        retry: Retry,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = url
+        self.timeout_s = checked_timeout(timeout_s)
+        self._retry = retry
+        self._clock = clock
+        self._largest: dict[tuple[str, str], int] = {}
+
+    def live(self) -> Steps[bool]:
+        """Whether the server runs."""
+        answer = yield from self._ask("ServerLive", ServerLiveRequest())
+        return bool(answer.live)
+
+    def ready(self) -> Steps[bool]:
+        """Whether the server's models are ready."""
+        answer = yield from self._ask("ServerReady", ServerReadyRequest())
+        return bool(answer.ready)
+
+    def model_ready(self, name: str, version: str) -> Steps[bool]:
+        """Whether a model answers."""
+        request = ModelReadyRequest(name=name, version=version)
+        answer = yield from self._ask("ModelReady", request)
+        return bool(answer.ready)
+
+    def wait_ready(self, timeout_s: float) -> Steps[None]:
+        """Wait for a server to come up and to be ready."""
+        end = self._clock() + checked_timeout(timeout_s)
+        connected = False
+        while (left := end - self._clock()) > 0:
+            try:
+                answer = yield Ask("ServerReady", ServerReadyRequest(), left, wait=True)
+            except DeadlineExceeded:
+                break
+            connected = True
+            if answer.ready:
+                return
+            yield Pause(min(POLL_S, left))
+        if not connected:
+            yield Ask("ServerLive", ServerLiveRequest(), POLL_S)
+        raise DeadlineExceeded(f"the server at {self.url} was not ready after {timeout_s:g} s")
+
+    def server_metadata(self) -> Steps[ServerInfo]:
+        """Name, version and extensions of the server."""
+        answer = yield from self._ask("ServerMetadata", ServerMetadataRequest())
+        return server_from_response(answer)
+
+    def model_metadata(self, name: str, version: str) -> Steps[ServedModel]:
+        """What a server says of a model."""
+        request = ModelMetadataRequest(name=name, version=version)
+        answer = yield from self._ask("ModelMetadata", request)
+        return model_from_response(answer)
+
+    def model_config(self, name: str, version: str) -> Steps[ModelConfig]:
+        """A model's configuration."""
+        request = ModelConfigRequest(name=name, version=version)
+        answer = yield from self._ask("ModelConfig", request)
+        config: ModelConfig = answer.config
+        return config
+
+    def infer(
+        self,
+        name: str,
+        arrays: Mapping[str, Array],
+        version: str,
+        outputs: Sequence[str],
+        request_id: str,
+        timeout_s: float | None,
+    ) -> Steps[dict[str, Array]]:
+        """One request, or as many as the model's largest batch makes of it."""
+        end = self._clock() + self._limit(timeout_s)
+
+        def part(rows: Mapping[str, Array]) -> Steps[dict[str, Array]]:
+            request = request_from_arrays(
+                rows, model=name, version=version, request_id=request_id, outputs=outputs
+            )
+            left = end - self._clock()
+            if left <= 0:
+                raise DeadlineExceeded("the time was over before all parts were answered")
+            return arrays_from_response((yield from self._ask("ModelInfer", request, left)))
+
+        rows = _rows(arrays)
+        largest = self._largest.get((name, version), rows)
+        if rows <= largest:
+            try:
+                return (yield from part(arrays))
+            except InvalidInput:
+                if (name, version) in self._largest:
+                    raise
+                # Nobody asks for the limit before it is met.
+                largest = yield from self._largest_batch(name, version)
+                if not 0 < largest < rows:
+                    raise
+        parts = []
+        for start in range(0, rows, largest):
+            rows_of = {key: array[start : start + largest] for key, array in arrays.items()}
+            parts.append((yield from part(rows_of)))
+        return _joined(parts, rows)
+
+    def _largest_batch(self, name: str, version: str) -> Steps[int]:
+        """The model's maximum; 0 where it has none, or its server does not say."""
+        try:
+            config = yield from self.model_config(name, version)
+        except Unimplemented:  # the call is Triton's
+            return 0
+        if config.max_batch_size > 0:
+            self._largest[name, version] = config.max_batch_size
+        return config.max_batch_size
+
+    def _limit(self, timeout_s: float | None) -> float:
+        return self.timeout_s if timeout_s is None else checked_timeout(timeout_s)
+
+    def _ask(self, method: str, request: Any, timeout_s: float | None = None) -> Steps[Any]:
+        """One call, tried again as long as it may be and there is time."""
+        end = self._clock() + self._limit(timeout_s)
+        for attempt in itertools.count(1):
+            left = max(end - self._clock(), 1e-3)
+            try:
+                return (yield Ask(method, request, left))
+            except TwinportError as error:
+                pause_s = self._retry.pause_s(attempt, error)
+                if pause_s is None or self._clock() + pause_s >= end:
+                    raise
+            yield Pause(pause_s)
+        raise AssertionError("counting does not end")
+
+
+@dataclass(frozen=True)
+class StreamAnswer:
+    """What came back for one request of a stream.
+
+    Attributes:
+        request_id: That of the request.
+        outputs: By name; empty where it failed.
+        error: Why it failed; the stream goes on.
+    """
+
+    request_id: str
+    outputs: Mapping[str, Array]
+    error: TwinportError | None = None
+
+
+def stream_request(
+    name: str, arrays: Mapping[str, Array], number: int, version: str, outputs: Sequence[str]
+) -> ModelInferRequest:
+    """A request of a stream; its id is its number."""
+    return request_from_arrays(
+        arrays, model=name, version=version, request_id=str(number), outputs=outputs
+    )
+
+
+def stream_answer(response: Any) -> StreamAnswer:
+    """A response of a stream."""
+    inner = response.infer_response
+    if response.error_message:
+        return StreamAnswer(inner.id, {}, InvalidInput(response.error_message))
+    return StreamAnswer(inner.id, arrays_from_response(inner))
+
+
+def checked_timeout(timeout_s: float) -> float:
+    """Give the time back if it is one.
+
+    Raises:
+        InvalidInput: It is not above 0.
+    """
+    if not timeout_s > 0:
+        raise InvalidInput(f"the time limit is {timeout_s} s; wanted more than 0")
+    return timeout_s
+
+
+def _rows(arrays: Mapping[str, Array]) -> int:
+    """The common size of axis 0; 1 where there is none, so that nothing is split."""
+    sizes = {np.shape(array)[0] if np.ndim(array) else 1 for array in arrays.values()}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def _joined(parts: Sequence[Mapping[str, Array]], rows: int) -> dict[str, Array]:
+    """The answers to parts as one.
+
+    Raises:
+        InvalidInput: An output does not have a row for each row of the inputs.
+    """
+    whole = {}
+    for name in parts[0]:
+        if any(not part[name].ndim for part in parts):
+            raise InvalidInput(f"output '{name}' has no rows, so its parts cannot be joined")
+        whole[name] = np.concatenate([part[name] for part in parts])
+        if len(whole[name]) != rows:
+            raise InvalidInput(
+                f"output '{name}' has {len(whole[name])} rows for {rows} of the inputs, "
+                "so its parts cannot be joined; send no more than the model's maximum"
+            )
+    return whole

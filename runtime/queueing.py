@@ -1,0 +1,316 @@
+"""What waits for a model: in which order it goes, how much may wait and for how long.
+
+The rules are those of ``dynamic_batching`` in ``config.pbtxt`` (Triton's documentation of
+the model configuration): priority levels, 1 the highest, each with a policy of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runtime.batch_rows import Arrays, Shapes, rows_of, shapes_below
+from runtime.errors import ResourceExhausted
+from runtime.statistics import WATCHED, RequestTimes
+from runtime.tensors import Array
+from runtime.worker import too_late
+
+DEADLINE = "the deadline of the request"
+QUEUE_TIME = "the time that the request may wait in the queue"
+
+
+@dataclass(frozen=True)
+class QueuePolicy:
+    """How one level of priority waits.
+
+    Attributes:
+        max_queue_size: Requests that may wait; 0 is no limit.
+        timeout_s: How long one may wait before it is rejected or put last; 0 is no limit.
+        delay_on_timeout: Put last what waited too long, instead of rejecting it.
+        allow_timeout_override: Whether a request may bring a shorter time of its own.
+    """
+
+    max_queue_size: int = 0
+    timeout_s: float = 0.0
+    delay_on_timeout: bool = False
+    allow_timeout_override: bool = False
+
+    def wait_s(self, asked_s: float) -> float:
+        """How long a request that asks for ``asked_s`` may wait; 0 is no limit."""
+        if not self.allow_timeout_override or asked_s <= 0:
+            return self.timeout_s
+        return min(asked_s, self.timeout_s) if self.timeout_s else asked_s
+
+
+@dataclass(frozen=True)
+class QueueSettings:
+    """All levels.
+
+    Attributes:
+        levels: 0 where there is no priority.
+        default_level: Of a request that names none.
+        policy: Of the levels that have none of their own.
+        policies: By level.
+    """
+
+    levels: int = 0
+    default_level: int = 0
+    policy: QueuePolicy = QueuePolicy()
+    policies: Mapping[int, QueuePolicy] = field(default_factory=dict)
+
+    def level(self, asked: int) -> int:
+        """The level of a request; one that does not exist is the default, as in Triton."""
+        return asked if 1 <= asked <= self.levels else self.default_level
+
+    def policy_of(self, level: int) -> QueuePolicy:
+        """The policy of a level."""
+        return self.policies.get(level, self.policy)
+
+
+@dataclass(eq=False)
+class Waiting:
+    """One request that waits.
+
+    Attributes:
+        arrays: Its inputs.
+        outputs: The outputs that it wants.
+        deadline: On the clock of ``time.monotonic``.
+        arrived_ns: On ``time.monotonic_ns``, which is the same clock.
+        patience: Until when it may wait in its level, on the deadline's clock; none is for ever.
+        rejectable: Whether it is answered with an error then; else it is put last.
+        answer: Done as soon as nobody has to compute it any more.
+        rows: Size of axis 0.
+        shapes: Of the inputs, without axis 0.
+        taken: Whether it waits no longer.
+        timer: What ends the wait for the answer.
+    """
+
+    arrays: Arrays
+    outputs: Sequence[str]
+    deadline: float | None
+    level: int
+    arrived_ns: int
+    patience: float | None
+    rejectable: bool
+    answer: asyncio.Future[dict[str, Array]]
+    rows: int = 0
+    shapes: Shapes = ()
+    taken: bool = False
+    timer: asyncio.Timeout | None = None
+    times: RequestTimes | None = None
+
+    def __post_init__(self) -> None:
+        """Measure it once."""
+        self.rows, self.shapes = rows_of(self.arrays), shapes_below(self.arrays)
+
+    def left(self) -> float | None:
+        """Seconds until it is answered with an error; none where it may wait for ever."""
+        ends = [end for end in (self.deadline, self._patience()) if end is not None]
+        return min(ends) - time.monotonic() if ends else None
+
+    def ends_with(self) -> str:
+        """What is over first while it waits."""
+        patience = self._patience()
+        late = patience is not None and (self.deadline is None or patience < self.deadline)
+        return QUEUE_TIME if late else DEADLINE
+
+    def take(self) -> None:
+        """It is being computed: from now on its deadline alone counts."""
+        hurried = self._patience() is not None
+        self.taken = True
+        if hurried and self.timer is not None:
+            left = None if self.deadline is None else self.deadline - time.monotonic()
+            loop = asyncio.get_running_loop()
+            self.timer.reschedule(None if left is None else loop.time() + left)
+
+    def _patience(self) -> float | None:
+        return self.patience if self.rejectable and not self.taken else None
+
+
+class RequestQueue:
+    """Everything that waits for one model, in the order in which it goes."""
+
+    def __init__(self, settings: QueueSettings) -> None:
+        self._settings = settings
+        self._levels: dict[int, deque[Waiting]] = {}
+        self._delayed: deque[Waiting] = deque()
+        self._joinable: int | None = 0
+        """What ``rows`` gives; none where it is to be counted again."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._levels.values())) + len(self._delayed)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        for level in sorted(self._levels):
+            yield from self._levels[level]
+        yield from self._delayed
+
+    def put(
+        self,
+        arrays: Arrays,
+        outputs: Sequence[str],
+        deadline: float | None,
+        *,
+        priority: int = 0,
+        timeout_s: float = 0.0,
+    ) -> Waiting:
+        """Let a request wait.
+
+        Raises:
+            ResourceExhausted: Its level is full.
+        """
+        level = self._settings.level(priority)
+        policy = self._settings.policy_of(level)
+        queue = self._levels.setdefault(level, deque())
+        if policy.max_queue_size and len(queue) >= policy.max_queue_size:
+            self.drop_dead()
+            if len(queue) >= policy.max_queue_size:
+                raise ResourceExhausted(
+                    f"{len(queue)} requests wait already, which is all that max_queue_size "
+                    "allows; send it later"
+                )
+        now_ns = time.monotonic_ns()
+        now = now_ns * 1e-9
+        wait_s = policy.wait_s(timeout_s)
+        answer: asyncio.Future[dict[str, Array]] = asyncio.get_running_loop().create_future()
+        waiting = Waiting(
+            arrays, outputs, deadline, level, now_ns, now + wait_s if wait_s else None,
+            not policy.delay_on_timeout, answer, times=WATCHED.get(),
+        )  # fmt: skip
+        if self._settings.levels or self._delayed:
+            self._joinable = None
+        elif self._joinable is not None and (not queue or queue[0].shapes == waiting.shapes):
+            self._joinable += waiting.rows
+        queue.append(waiting)
+        return waiting
+
+    def drop_dead(self) -> None:
+        """Let go of what nobody waits for any more, and reject what waited too long."""
+        now = time.monotonic()
+        for queue in self._levels.values():
+            kept = [item for item in queue if not self._ends(item, now)]
+            if len(kept) < len(queue):
+                self._joinable = None
+                queue.clear()
+                queue.extend(kept)
+        if any(_expired(item, now) for item in self._delayed):
+            self._joinable = None
+            self._delayed = deque(item for item in self._delayed if not _expired(item, now))
+
+    def take(self, max_rows: int) -> list[Waiting]:
+        """What goes now: the first request and all that fit into one call with it.
+
+        Args:
+            max_rows: Of one call; 0 takes the first request alone.
+        """
+        chosen = self._first_in_order(max_rows)
+        if chosen is None:
+            self.drop_dead()
+            chosen = self._first_that_fit(max_rows)
+            self._remove(chosen)
+        for item in chosen:
+            item.take()
+        return chosen
+
+    def _first_in_order(self, max_rows: int) -> list[Waiting] | None:
+        """Those at the head of the one level there is, which nearly always all fit.
+
+        None where one is late or of another shape, and where there are levels; then
+        nothing was taken.
+        """
+        if self._settings.levels or self._delayed or len(self._levels) != 1:
+            return None
+        (queue,) = self._levels.values()
+        now = time.monotonic()
+        chosen: list[Waiting] = []
+        rows = 0
+        for item in queue:
+            if item.answer.done() or _is_late(item, now):
+                return None
+            if chosen and item.shapes != chosen[0].shapes:
+                return None
+            if chosen and rows + item.rows > max_rows:
+                break
+            chosen.append(item)
+            rows += item.rows
+            if rows >= max_rows:
+                break
+        for _ in chosen:
+            queue.popleft()
+        self._joinable = None if queue else 0
+        return chosen
+
+    def _first_that_fit(self, max_rows: int) -> list[Waiting]:
+        chosen: list[Waiting] = []
+        rows = 0
+        for item in self:
+            if chosen and (not max_rows or item.shapes != chosen[0].shapes):
+                continue
+            if chosen and rows + item.rows > max_rows:
+                # Nothing of a later arrival overtakes one that is only too large for the rest.
+                break
+            chosen.append(item)
+            rows += item.rows
+            if rows >= max_rows:
+                break
+        return chosen
+
+    def rows(self) -> int:
+        """Rows that could share a call with the first request."""
+        if self._joinable is None:
+            first = next(iter(self), None)
+            self._joinable = (
+                sum(item.rows for item in self if item.shapes == first.shapes) if first else 0
+            )
+        return self._joinable
+
+    def close(self, error: Exception) -> None:
+        """Answer everything that waits with ``error``."""
+        for item in list(self):
+            if not item.answer.done():
+                item.answer.set_exception(error)
+        self._levels.clear()
+        self._delayed.clear()
+        self._joinable = 0
+
+    def _ends(self, item: Waiting, now: float) -> bool:
+        """Whether an item leaves its level now; one that is only late may be put last."""
+        if _expired(item, now):
+            return True
+        if item.patience is None or now < item.patience:
+            return False
+        if item.rejectable:
+            item.answer.set_exception(too_late(QUEUE_TIME))
+        else:
+            self._delayed.append(item)
+        return True
+
+    def _remove(self, chosen: Sequence[Waiting]) -> None:
+        gone = set(map(id, chosen))
+        self._joinable = None
+        for queue in (*self._levels.values(), self._delayed):
+            while queue and id(queue[0]) in gone:
+                gone.discard(id(queue.popleft()))
+            if gone and any(id(item) in gone for item in queue):
+                kept = [item for item in queue if id(item) not in gone]
+                queue.clear()
+                queue.extend(kept)
+
+
+def _is_late(item: Waiting, now: float) -> bool:
+    """Whether a time of it is over, whatever follows from that."""
+    late = item.deadline is not None and now >= item.deadline
+    return late or (item.patience is not None and now >= item.patience)
+
+
+def _expired(item: Waiting, now: float) -> bool:
+    """Whether nobody waits for it: given up, or past its deadline."""
+    if item.answer.done():
+        return True
+    if item.deadline is None or now < item.deadline:
+        return False
+    item.answer.set_exception(too_late(DEADLINE))
+    return True

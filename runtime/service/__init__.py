@@ -1,0 +1,1 @@
+"""The calls of the inference service by concern; no transport comes in."""

@@ -1,0 +1,1 @@
+"""Live parity: some answers are computed again on a reference and compared."""

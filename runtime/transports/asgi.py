@@ -1,0 +1,299 @@
+"""The service as an ASGI application that speaks gRPC over HTTP/2.
+
+The way of a call with one message is what the speed of the server hangs on: one event of
+the request is waited for, three of the answer are sent without waiting, and nothing is
+made for a request that does not need it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from itertools import islice
+from typing import Any, NamedTuple, cast
+
+from runtime.errors import DeadlineExceeded, TwinportError, Unimplemented
+from runtime.servicer import Call, Servicer
+from runtime.transports.base import details_of
+from runtime.transports.messages import LOOK_SECONDS, Event, Gone, Messages, Receive, one_message
+from runtime.transports.wire import (
+    ENCODINGS,
+    UnknownEncoding,
+    check_encoding,
+    check_length,
+    framed,
+    framed_gzip,
+    metadata_of,
+    seconds_of,
+    status_text,
+)
+
+LARGE = 2**18
+"""Bytes of an answer from which it is sent in parts, as fast as the client takes them."""
+LOOKED_AT = 64
+"""Requests whose clients are looked after at one time; the others have to wait."""
+
+Send = Callable[[Event], Awaitable[None]]
+
+_GRPC = b"application/grpc"
+_TYPE = (b"content-type", _GRPC)
+_START: Event = {
+    "type": "http.response.start", "status": 200, "headers": [_TYPE], "trailers": True,
+}  # fmt: skip
+_START_GZIP: Event = {**_START, "headers": [_TYPE, (b"grpc-encoding", b"gzip")]}
+_OK: Event = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+_BODY = "http.response.body"
+_END: Event = {"type": _BODY, "body": b""}
+_PLAIN = Call()
+
+
+class Body(NamedTuple):
+    """The body of a streaming request, and whether its answers are to be compressed."""
+
+    receive: Receive
+    encoding: bytes
+    compress: bool
+
+
+class GrpcApp:
+    """Answers requests of ASGI (``http`` scopes) through a servicer."""
+
+    def __init__(self, servicer: Servicer, max_message: int, *, compress: bool = False) -> None:
+        """Answer nothing yet.
+
+        Args:
+            servicer: Who answers.
+            max_message: Bytes of the longest message, either way.
+            compress: Compress answers for every client that takes it; where not set, only
+                those to clients that compress.
+        """
+        self._servicer = servicer
+        self._unary = frozenset(servicer.unary_methods)
+        self._streams = frozenset(servicer.stream_methods)
+        self._limit = max_message
+        self._compress = compress
+        self._waiting: dict[asyncio.Task[Any], tuple[Receive, float]] = {}
+        self._streaming: set[asyncio.Task[Any]] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._sending = 0
+
+    @property
+    def running(self) -> int:
+        """Calls whose answers have not been handed over yet."""
+        return len(self._waiting) + len(self._streaming) + self._sending
+
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers = dict(scope["headers"])
+        # Sending fails with an OSError, and a request is cancelled, where the client has left.
+        with suppress(Gone, OSError, asyncio.CancelledError):
+            problem = _no_grpc(headers, scope["http_version"])
+            if problem:
+                await _refuse(send, *problem)
+                return
+            try:
+                await self._answer(scope, headers, receive, send)
+            except TwinportError as error:
+                await _send_error(send, error)
+
+    async def _answer(
+        self, scope: Event, headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        method = scope["path"]
+        encoding = headers.get(b"grpc-encoding", b"identity")
+        if encoding != b"identity":
+            check_encoding(encoding)
+        call = _call(scope["headers"], headers.get(b"grpc-timeout"))
+        compress = (self._compress or encoding != b"identity") and (
+            b"gzip" in headers.get(b"grpc-accept-encoding", b"")
+        )
+        if method in self._unary:
+            payload = await one_message(receive, encoding, self._limit)
+            answer = await self._unary_answer(method, payload, call, receive)
+            await self._send_one(send, answer, compress)
+        elif method in self._streams:
+            await self._stream(method, call, Body(receive, encoding, compress), send)
+        else:
+            raise Unimplemented(f"{method[:200]} is not served here; reflection lists what is")
+
+    async def _unary_answer(
+        self, method: str, payload: bytes, call: Call, receive: Receive
+    ) -> bytes:
+        task = asyncio.current_task()
+        assert task is not None, "a request runs as a task"
+        self._waiting[task] = receive, time.monotonic() + LOOK_SECONDS
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_after_clients())
+        try:
+            if call.deadline is None:
+                return await self._servicer.unary(method, payload, call)
+            async with asyncio.timeout(call.deadline - time.monotonic()):
+                return await self._servicer.unary(method, payload, call)
+        except TimeoutError as error:
+            raise _too_late() from error
+        finally:
+            del self._waiting[task]
+
+    async def _send_one(self, send: Send, answer: bytes, compress: bool) -> None:
+        check_length(len(answer), self._limit, "an answer")
+        body = framed_gzip(answer) if compress else framed(answer)
+        await send(_START_GZIP if compress else _START)
+        if len(body) > LARGE:
+            await self._send_parts(send, body)
+            body = b""
+        await send({"type": _BODY, "body": body})
+        await send(_OK)
+
+    async def _send_parts(self, send: Send, body: bytes) -> None:
+        self._sending += 1
+        view = memoryview(body)
+        try:
+            for start in range(0, len(body), LARGE):
+                part = bytes(view[start : start + LARGE])
+                await send({"type": _BODY, "body": part, "more_body": True})
+        finally:
+            self._sending -= 1
+
+    async def _stream(self, method: str, call: Call, body: Body, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a request runs as a task"
+        self._streaming.add(task)
+        messages = Messages(body.receive, body.encoding, self._limit, lambda: _cancel(task))
+        pump = asyncio.create_task(messages.pump())
+        out = _Answers(send, self._limit, body.compress)
+        try:
+            left = None if call.deadline is None else call.deadline - time.monotonic()
+            async with asyncio.timeout(left):
+                await self._answers(method, messages, call, out)
+        except TimeoutError:
+            await out.end(_too_late())
+        except TwinportError as error:
+            await out.end(error)
+        else:
+            await out.end(messages.error)
+        finally:
+            pump.cancel()
+            self._streaming.discard(task)
+
+    async def _answers(self, method: str, messages: Messages, call: Call, out: _Answers) -> None:
+        stream = cast(AsyncGenerator[bytes, None], self._servicer.stream(method, messages, call))
+        async with aclosing(stream) as answers:
+            async for answer in answers:
+                await out.send(answer)
+
+    async def _look_after_clients(self) -> None:
+        """Cancel requests whose clients have left; nothing else tells of it."""
+        try:
+            while self._waiting:
+                await asyncio.sleep(LOOK_SECONDS)
+                now = time.monotonic()
+                some = list(islice(self._waiting.items(), LOOKED_AT))
+                for task, (receive, due) in some:
+                    if due <= now and task in self._waiting:
+                        await self._look(task, receive)
+        finally:
+            self._looking = None
+
+    async def _look(self, task: asyncio.Task[Any], receive: Receive) -> None:
+        del self._waiting[task]  # it goes to the end of the line
+        self._waiting[task] = receive, time.monotonic() + LOOK_SECONDS
+        event = await receive()
+        if event["type"] == "http.disconnect" and task in self._waiting:
+            task.cancel()
+
+
+class _Answers:
+    """The messages of one stream's answer."""
+
+    def __init__(self, send: Send, limit: int, compress: bool) -> None:
+        self._send = send
+        self._limit = limit
+        self._compress = compress
+        self._started = False
+        self._last: asyncio.Future[None] | None = None
+
+    async def send(self, payload: bytes) -> None:
+        """Send one message; the one after it waits until this has left."""
+        check_length(len(payload), self._limit, "an answer")
+        await self._sent()
+        if not self._started:
+            self._started = True
+            await self._send(_START_GZIP if self._compress else _START)
+        body = framed_gzip(payload) if self._compress else framed(payload)
+        self._last = asyncio.ensure_future(
+            self._send({"type": _BODY, "body": body, "more_body": True})
+        )
+        self._last.add_done_callback(_seen)
+
+    async def end(self, error: TwinportError | None) -> None:
+        """Say how the call went."""
+        await self._sent()
+        if not self._started:
+            if error is not None:
+                await _send_error(self._send, error)
+                return
+            await self._send(_START)
+        await self._send(_END)
+        await self._send(_OK if error is None else {**_OK, "headers": _status(error)})
+
+    async def _sent(self) -> None:
+        if self._last is not None:
+            await asyncio.shield(self._last)
+            self._last = None
+
+
+def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+
+
+def _seen(sent: asyncio.Future[None]) -> None:
+    """Keep the loop from complaining that a failure to send was not noticed."""
+    if not sent.cancelled():
+        sent.exception()
+
+
+def _call(headers: list[tuple[bytes, bytes]], timeout: bytes | None) -> Call:
+    metadata = metadata_of(headers)
+    if timeout is None:
+        return Call(None, metadata) if metadata else _PLAIN
+    return Call(time.monotonic() + seconds_of(timeout), metadata)
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline of the request was over before the answer was there")
+
+
+def _status(error: TwinportError) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"grpc-status", str(int(error.status)).encode()),
+        (b"grpc-message", status_text(details_of(error))),
+    ]
+
+
+async def _send_error(send: Send, error: TwinportError) -> None:
+    """Answer by a status alone, which then travels as headers."""
+    headers = [_TYPE, *_status(error)]
+    if isinstance(error, UnknownEncoding):
+        headers.append((b"grpc-accept-encoding", ENCODINGS))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send(_END)
+
+
+def _no_grpc(headers: dict[bytes, bytes], version: str) -> tuple[int, str] | None:
+    """The HTTP status and the text for what is no request of gRPC."""
+    kind = headers.get(b"content-type", b"")
+    if kind != b"application/grpc" and not kind.startswith((_GRPC + b"+", _GRPC + b";")):
+        return 415, "this is a gRPC server; wanted content-type application/grpc"
+    if version[:1] == "1":
+        return 505, f"gRPC needs HTTP/2; this came as HTTP/{version}"
+    if headers.get(b"te") != b"trailers":
+        return 400, "gRPC needs the header 'te: trailers', which a proxy in between may drop"
+    return None
+
+
+async def _refuse(send: Send, status: int, text: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": _BODY, "body": text.encode() + b"\n"})

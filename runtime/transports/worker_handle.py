@@ -1,0 +1,121 @@
+"""One worker as its parent sees it: a process, what it said, what it can be told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from runtime.observe.snapshot import Snapshot, snapshot_from_dict
+from runtime.settings import ServerSettings
+from runtime.transports.handoff import VARIABLE, settings_to_text
+
+PROGRAM = "runtime.transports.worker_process"
+MAX_LINE = 2**26
+"""Bytes of a line, which holds the counts of every model."""
+KILL_SECONDS = 5.0
+"""Time beyond its drain after which a worker is killed."""
+
+
+class Worker:
+    """A process from its start to its end."""
+
+    def __init__(
+        self, process: Process, changed: Callable[[], None], say: Callable[[str], None]
+    ) -> None:
+        """See ``start_worker``."""
+        self.loaded = False
+        self.address = ""
+        self.failed: tuple[str, int] | None = None
+        self.snapshot = Snapshot()
+        self._process = process
+        self._changed = changed
+        self._say = say
+        self._fresh = asyncio.Event()
+        self._told: set[str] = set()
+
+    def tell(self, line: str) -> None:
+        """Send it a command; one that has gone hears nothing."""
+        if self._process.stdin is not None and self._process.returncode is None:
+            self._process.stdin.write(line.encode() + b"\n")
+
+    def tell_once(self, line: str) -> None:
+        """Send it a command unless it got it before."""
+        if line not in self._told:
+            self._told.add(line)
+            self.tell(line)
+
+    async def run(self) -> int:
+        """Hear it until it ends; returns its exit code."""
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            self._hear(json.loads(line))
+        return await self._process.wait()
+
+    async def take_snapshot(self, command: str, seconds: float) -> Snapshot:
+        """What it did so far; what it said last where it does not answer in time."""
+        self._fresh.clear()
+        self.tell(command)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._fresh.wait()
+        return self.snapshot
+
+    async def end(self, drain_seconds: float) -> None:
+        """Let it drain; kill it where that takes too long."""
+        if self._process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(drain_seconds + KILL_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            logging.getLogger(__name__).warning("worker %d is killed", self._process.pid)
+            self._process.kill()
+
+    def _hear(self, words: dict[str, Any]) -> None:
+        if (line := words.get("say")) is not None:
+            self._say(line)
+        if (failed := words.get("failed")) is not None:
+            self.failed = failed, words["code"]
+        if (snapshot := words.get("snapshot")) is not None:
+            self.snapshot = snapshot_from_dict(snapshot)
+            self._fresh.set()
+        self.loaded = self.loaded or "loaded" in words
+        self.address = words.get("listening", self.address)
+        self._changed()
+
+
+async def start_worker(
+    settings: ServerSettings, port: int, changed: Callable[[], None], say: Callable[[str], None]
+) -> Worker:
+    """Start a process; it listens on ``port`` once it is told to.
+
+    Args:
+        settings: How to serve.
+        port: Held by the parent.
+        changed: Called after each line of the worker.
+        say: Gets what a server of one process would print.
+    """
+    handed = settings_to_text(
+        settings, port=port, log_level=logging.getLogger("runtime").getEffectiveLevel()
+    )
+    # -P: else modules of the current folder would come before ours.
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", PROGRAM, stdin=PIPE, stdout=PIPE, limit=MAX_LINE,
+        env={**os.environ, VARIABLE: handed, "PYTHONPATH": _search_path()},
+    )  # fmt: skip
+    return Worker(process, changed, say)
+
+
+def _search_path() -> str:
+    ours = str(Path(__file__).parents[2])
+    return os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))

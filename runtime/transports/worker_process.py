@@ -1,0 +1,86 @@
+"""One of several processes that serve the same repository on the same port.
+
+It loads first and listens when its parent says so, so that a connection never lands on a
+process that could not answer yet. Both talk in lines of JSON: the parent on standard input,
+whose end means that the parent is gone; this process on standard output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import uvloop
+
+from runtime.errors import TwinportError
+from runtime.observe.failures import use_json_lines
+from runtime.server import Life, stop_at_signal
+from runtime.settings import ServerSettings
+from runtime.transports.grpcio import GrpcioTransport
+from runtime.transports.handoff import LISTEN, SNAPSHOT, VARIABLE, settings_from_text
+
+
+def main() -> int:
+    """Serve until a signal or the end of the parent; returns the exit code."""
+    settings, told = settings_from_text(os.environ.pop(VARIABLE))
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("runtime").setLevel(told["log_level"])
+    if settings.log_format == "json":
+        use_json_lines()
+    try:
+        uvloop.run(_work(settings, told["port"]))
+    except TwinportError as error:
+        _tell(failed=str(error), code=error.exit_code)
+        return error.exit_code
+    return 0
+
+
+async def _work(settings: ServerSettings, port: int) -> None:
+    # The parent has the metrics of all.
+    life = Life(replace(settings, metrics=False), lambda line: _tell(say=line))
+    stop_at_signal(life.stop)
+    transport = GrpcioTransport(life.servicer, settings, shared_port=port)
+    commands = await _commands()
+    loading = life.load()
+    loading.add_done_callback(lambda _: _tell(loaded=True))
+    obeying = asyncio.create_task(_obey(commands, life, transport))
+    # Whatever happens to it, the process ends then.
+    obeying.add_done_callback(lambda _: life.stop.set())
+    await life.end(transport)
+    if obeying.done() and (error := obeying.exception()) is not None:
+        raise error
+    obeying.cancel()
+
+
+async def _obey(commands: asyncio.StreamReader, life: Life, transport: GrpcioTransport) -> None:
+    """Do what the parent says until it is gone."""
+    while line := (await commands.readline()).strip().decode():
+        if line == LISTEN:
+            _tell(listening=await transport.start())
+        elif line == SNAPSHOT:
+            _tell(snapshot=life.snapshot().to_dict())
+
+
+async def _commands() -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    return reader
+
+
+def _tell(**fields: Any) -> None:
+    """Write one line at once; a parent that has gone hears nothing."""
+    with suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(fields) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

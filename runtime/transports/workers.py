@@ -1,0 +1,183 @@
+"""Several processes on one port: started, watched, restarted, seen as one server.
+
+The parent answers no request and never starts gRPC. It holds the port, over which the
+kernel spreads connections (SO_REUSEPORT), not requests: one connection stays with one worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+from runtime.errors import TwinportError
+from runtime.observe.collector import exposition
+from runtime.observe.endpoint import LOOP_SECONDS, MetricsEndpoint
+from runtime.observe.snapshot import Snapshot, summed
+from runtime.server import stop_at_signal
+from runtime.settings import ServerSettings
+from runtime.transports.base import address_text
+from runtime.transports.handoff import LISTEN, SNAPSHOT
+from runtime.transports.sockets import reserved
+from runtime.transports.tls import read_tls
+from runtime.transports.worker_handle import Worker, start_worker
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+"""Starts in a row that may fail before the server gives up."""
+FIRST_PAUSE_S = 0.1
+"""Before a worker is started again; doubled with each failure in a row."""
+STEADY_SECONDS = 10.0
+"""A worker that listened for so long did not fail to start."""
+
+
+def run_workers(settings: ServerSettings, report: Callable[[str], None]) -> None:
+    """Serve by ``settings.workers`` processes until SIGTERM or SIGINT, then drain them.
+
+    Raises:
+        TwinportError: The address cannot be had, or workers do not start.
+    """
+    asyncio.run(_serve(settings, report))
+
+
+async def _serve(settings: ServerSettings, report: Callable[[str], None]) -> None:
+    read_tls(settings)
+    stop = asyncio.Event()
+    stop_at_signal(stop)
+    with closing(reserved(settings.host, settings.port)) as held:
+        group = _Group(settings, held.getsockname()[1], report)
+        metrics = _metrics(settings, group)
+        try:
+            await group.run(stop, metrics.url if metrics else "")
+        finally:
+            if metrics is not None:
+                metrics.close()
+
+
+def _metrics(settings: ServerSettings, group: _Group) -> MetricsEndpoint | None:
+    if not settings.metrics:
+        return None
+    loop = asyncio.get_running_loop()
+
+    def collect() -> Snapshot:
+        return asyncio.run_coroutine_threadsafe(group.snapshot(), loop).result(2 * LOOP_SECONDS)
+
+    return MetricsEndpoint(settings.metrics_host, settings.metrics_port_wanted, exposition(collect))
+
+
+class _Group:
+    """All workers of a server."""
+
+    def __init__(self, settings: ServerSettings, port: int, report: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._port = port
+        self._report = report
+        self._workers: dict[int, Worker] = {}
+        self._ended: list[Snapshot] = []
+        self._up = False
+        self._stopping = False
+        self._changed = asyncio.Event()
+        self._last_line = ""
+
+    async def run(self, stop: asyncio.Event, metrics_url: str) -> None:
+        """Keep all workers alive until ``stop`` is set, then drain them.
+
+        Raises:
+            TwinportError: A worker does not start.
+        """
+        jobs = [self._keep(number) for number in range(self._settings.workers)]
+        jobs += [self._announce(metrics_url), _ends_with(stop)]
+        tasks = [asyncio.create_task(job) for job in jobs]
+        try:
+            # Only the last ends by itself; the others by a failure.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._stopping = True
+            seconds = self._settings.drain_seconds
+            await asyncio.gather(*(worker.end(seconds) for worker in self._workers.values()))
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def snapshot(self) -> Snapshot:
+        """What all workers did, those that have ended too."""
+        running = list(self._workers.values())
+        taken = await asyncio.gather(
+            *(worker.take_snapshot(SNAPSHOT, LOOP_SECONDS) for worker in running)
+        )
+        return summed(taken, self._ended)
+
+    async def _announce(self, metrics_url: str) -> None:
+        """Let the workers listen once all have loaded, and say so once all do."""
+        await self._until(lambda worker: worker.loaded)
+        self._up = True
+        for worker in self._workers.values():
+            self._heard(worker)
+        await self._until(lambda worker: bool(worker.address))
+        self._report(f"listening on {address_text(self._settings.host, self._port)}")
+        if metrics_url:
+            self._report(f"metrics at {metrics_url}")
+        self._report(self._last_line)
+        await asyncio.Event().wait()
+
+    async def _until(self, holds: Callable[[Worker], bool]) -> None:
+        while len(self._workers) < self._settings.workers or not all(
+            map(holds, self._workers.values())
+        ):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _keep(self, number: int) -> None:
+        """Start one worker, again and again.
+
+        Raises:
+            TwinportError: It does not start.
+        """
+        failures = 0
+        while True:
+            begun = time.monotonic()
+            worker = await self._start(number)
+            code = await worker.run()
+            if self._stopping:
+                return
+            self._ended.append(worker.snapshot)
+            steady = bool(worker.address) and time.monotonic() - begun > STEADY_SECONDS
+            failures = 1 if steady else failures + 1
+            if not self._up or failures > ATTEMPTS:
+                text, _ = worker.failed or (f"a worker ended with code {code} before it served", 1)
+                raise TwinportError(text)
+            pause = FIRST_PAUSE_S * 2 ** (failures - 1)
+            logger.warning(
+                "worker %d ended with code %d; it is started again in %g s", number, code, pause
+            )
+            await asyncio.sleep(pause)
+
+    async def _start(self, number: int) -> Worker:
+        say = self._say if number == 0 and not self._up else _nothing
+        worker = await start_worker(self._settings, self._port, lambda: self._heard(worker), say)
+        self._workers[number] = worker
+        return worker
+
+    def _heard(self, worker: Worker) -> None:
+        if self._up and worker.loaded:
+            worker.tell_once(LISTEN)
+        self._changed.set()
+
+    def _say(self, line: str) -> None:
+        """Print what the first worker says; its last line only when all are ready."""
+        if self._last_line:
+            self._report(self._last_line)
+        self._last_line = line
+
+
+async def _ends_with(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _nothing(_line: str) -> None:
+    """Of what every worker says the same."""

@@ -1,0 +1,1 @@
+"""A server seen from its metrics."""

@@ -1,0 +1,168 @@
+"""Several processes on one port, as one server."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from protos import SERVICE
+from runtime.codec import request_from_arrays
+
+X = np.ones((1, 4), np.float32)
+REQUEST = request_from_arrays({"x": X}, model="linear").SerializeToString()
+OWN = [("grpc.use_local_subchannel_pool", 1)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, toy_writer):
+    folder = tmp_path_factory.mktemp("repository")
+    toy_writer(folder, "linear")
+    toy_writer(folder, "slow")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(start_server, models):
+    return start_server(models, "--workers", "2")
+
+
+@pytest.fixture
+def server(start_server, models):
+    return start_server(models, "--workers", "2")
+
+
+def children(server):
+    text = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+    return [int(number) for number in text.split()]
+
+
+def connections(server):
+    """Open connections of each worker."""
+    port = int(server.address.rpartition(":")[2])
+    listings = [Path("/proc/net", name).read_text() for name in ("tcp", "tcp6")]
+    rows = [line.split() for text in listings for line in text.splitlines()[1:]]
+    inodes = {row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01"}
+    return [sum(_inode(link) in inodes for link in _links(pid)) for pid in children(server)]
+
+
+def _links(pid):
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            yield os.readlink(entry)
+
+
+def _inode(link):
+    return link[8:-1] if link.startswith("socket:[") else ""
+
+
+def successes(server):
+    with urllib.request.urlopen(server.metrics) as answer:
+        text = answer.read().decode()
+    return float(re.search(r'request_success{model="linear"[^\n]* ([0-9.]+)\n', text)[1])
+
+
+def infer(server, count):
+    """Send requests, each on a connection of its own that stays open meanwhile."""
+    channels = [grpc.insecure_channel(server.address, options=OWN) for _ in range(count)]
+    for channel in channels:
+        channel.unary_unary(f"/{SERVICE}/ModelInfer")(REQUEST, wait_for_ready=True, timeout=60)
+    return channels
+
+
+def test_workers_share_the_port_and_have_one_set_of_metrics(shared):
+    assert shared.lines[-1] == "twinport: 2 of 2 models ready"
+    assert shared.lines.count("twinport: ready: linear/1") == 1
+    before = successes(shared)
+    channels = infer(shared, 32)
+    assert len(children(shared)) == 2
+    # The kernel spreads connections by chance; one in 2**31 runs gives one worker all.
+    assert all(connections(shared))
+    assert successes(shared) == before + 32
+    for channel in channels:
+        channel.close()
+
+
+def test_a_worker_that_dies_is_replaced_and_what_it_did_stays_counted(shared):
+    infer(shared, 8)
+    before = successes(shared)
+    victim = children(shared)[0]
+    os.kill(victim, signal.SIGKILL)
+    while len(set(children(shared)) - {victim}) < 2:
+        pass
+    infer(shared, 8)
+    assert successes(shared) == before + 8
+    assert "is started again" in shared.log.read_text()
+
+
+def test_sigterm_lets_the_requests_of_every_worker_finish(server):
+    arrays = {"x": np.ones((1, 256), np.float32), "times": np.array(50_000)}
+    slow = request_from_arrays(arrays, model="slow").SerializeToString()
+    channels = infer(server, 8)
+    futures = [channel.unary_unary(f"/{SERVICE}/ModelInfer").future(slow) for channel in channels]
+    for channel in channels:
+        for _ in range(3):
+            channel.unary_unary(f"/{SERVICE}/ServerLive")(b"")
+    assert server.stop() == 0
+    assert all(future.result() for future in futures)
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_workers_end_with_their_parent(server):
+    workers = children(server)
+    server.process.kill()
+    server.process.wait()
+    while any(is_running(pid) for pid in workers):
+        pass
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def run_to_the_end(*arguments):
+    command = [sys.executable, "-m", "runtime", *map(str, arguments), "--workers", "2"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_repository_that_is_not_there_is_one_line_and_exit_1():
+    ran = run_to_the_end("nowhere", "--port", "0")
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("twinport: the repository nowhere is not a folder")
+
+
+def test_a_taken_port_is_one_line_and_exit_1(shared, models):
+    port = shared.address.rpartition(":")[2]
+    for more in (
+        ("--port", port),
+        ("--port", "0", "--metrics-port", shared.metrics.split(":")[2][:-8]),
+    ):
+        ran = run_to_the_end(models, *more)
+        assert ran.returncode == 1
+        (line,) = ran.stderr.splitlines()
+        assert "cannot be listened on" in line
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_start_any_more_end_the_server(start_server, tmp_path, toy_writer):
+    folder = tmp_path / "repository"
+    toy_writer(folder, "linear")
+    server = start_server(folder, "--workers", "2")
+    folder.rename(tmp_path / "elsewhere")
+    os.kill(children(server)[0], signal.SIGKILL)
+    assert server.process.wait(60) == 1
+    assert "is not a folder" in server.log.read_text()

@@ -1,0 +1,71 @@
+"""Sizes, deadlines, cancellation, compression, the same over every transport."""
+
+from __future__ import annotations
+
+import grpc
+import numpy as np
+import pytest
+
+from runtime.codec import arrays_from_response, request_from_arrays
+
+FOREVER = 10**9
+CODES = grpc.StatusCode
+MB = 2**20
+
+
+def text_request(size):
+    text = np.array([b"x" * size], dtype=object)
+    return request_from_arrays({"text": text}, model="strings").SerializeToString()
+
+
+def test_20_mb_go_there_and_back(channel, raw, parsed):
+    payload = raw(channel, "ModelInfer")(text_request(20 * MB))
+    (text,) = arrays_from_response(parsed("ModelInfer", payload))["same"]
+    assert text == b"x" * (20 * MB)
+
+
+def test_a_message_beyond_the_limit_is_refused_and_the_connection_lives_on(channel, raw, failure):
+    code, _ = failure(raw(channel, "ModelInfer"), text_request(25 * MB))
+    assert code is CODES.RESOURCE_EXHAUSTED
+    assert raw(channel, "ServerLive")(b"")
+
+
+@pytest.mark.parametrize("how", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_compressed_requests_are_read(channel, raw, parsed, how):
+    payload = raw(channel, "ModelInfer")(text_request(MB), compression=how)
+    (text,) = arrays_from_response(parsed("ModelInfer", payload))["same"]
+    assert text == b"x" * MB
+
+
+def test_a_small_message_that_grows_beyond_the_limit_is_refused(channel, raw, failure):
+    payload = text_request(25 * MB)
+    code, _ = failure(raw(channel, "ModelInfer"), payload, compression=grpc.Compression.Gzip)
+    assert code is CODES.RESOURCE_EXHAUSTED
+
+
+def test_a_client_that_sends_faster_than_it_is_answered_loses_nothing(channel):
+    """More is sent than any buffer on the way holds, before an answer is looked at."""
+    count, request = 40, text_request(MB)
+    call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    answers = call(iter([request] * count))
+    assert sum(len(answer) > MB for answer in answers) == count
+
+
+def test_a_deadline_holds_and_what_waits_behind_it_is_answered(channel, raw, slow_call, failure):
+    slow_call(channel, 2_000, "slow_late").result()  # now it counts as slow
+    first = slow_call(channel, 20_000, "slow_late")
+    late = slow_call(channel, 100_000, "slow_late", timeout=0.2)
+    code, _ = failure(late.result)
+    assert code is CODES.DEADLINE_EXCEEDED
+    first.result()
+    slow_call(channel, 1, "slow_late").result(timeout=60)
+
+
+def test_clients_that_gave_up_do_not_hold_the_others_up(channel, slow_call):
+    slow_call(channel, 2_000, "slow_left").result()  # now it counts as slow
+    first = slow_call(channel, 100_000, "slow_left")
+    waiting = [slow_call(channel, FOREVER, "slow_left") for _ in range(3)]
+    for call in waiting:
+        call.cancel()
+    first.result()
+    slow_call(channel, 1, "slow_left").result(timeout=60)

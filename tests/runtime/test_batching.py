@@ -1,0 +1,338 @@
+"""What waits is joined, rows go back to their request, and nothing is computed for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.batch_rows import joined, parted
+from runtime.batching import Batcher, BatchSettings, Lane
+from runtime.errors import DeadlineExceeded, InvalidInput, ResourceExhausted, Unavailable
+from runtime.queueing import QueuePolicy, QueueSettings, RequestQueue
+from runtime.statistics import Statistics
+from runtime.worker import Worker
+
+
+class Doubling:
+    """A model that doubles ``x``; its calls wait while the gate is shut."""
+
+    def __init__(self):
+        self.calls, self.names = [], []
+        self.begun, self.open = threading.Event(), threading.Event()
+        self.open.set()
+
+    def __call__(self, arrays, names):
+        self.begun.set()
+        assert self.open.wait(30)
+        x = arrays["x"]
+        self.calls.append(x[:, 0].tolist())
+        self.names.append(list(names))
+        if (x < 0).any():
+            raise InvalidInput("x is below 0")
+        answers = {"y": x * 2, "z": x + 1}
+        return {name: answers[name] for name in names}
+
+
+@pytest.fixture
+def model():
+    return Doubling()
+
+
+@pytest.fixture
+def batcher_of(model):
+    worker = Worker("test")
+    # The first call tells how long calls take; only then short ones run at once.
+    yield lambda **settings: Batcher([Lane(model, worker)], BatchSettings(**settings), Statistics())
+    model.open.set()
+    worker.close()
+
+
+def x(value, rows=1, width=2):
+    return {"x": np.full((rows, width), value, np.float32)}
+
+
+async def shut(model, batcher):
+    """Occupy the backend with a request of the value 0 until the gate opens."""
+    model.open.clear()
+    model.begun.clear()
+    task = asyncio.create_task(batcher.submit(x(0), ["y"]))
+    await asyncio.to_thread(model.begun.wait, 30)
+    return task
+
+
+async def queued(batcher, count):
+    async with asyncio.timeout(30):
+        while batcher.waiting < count:
+            await asyncio.sleep(0)
+
+
+async def test_a_request_that_is_alone_goes_alone(model, batcher_of):
+    batcher = batcher_of(max_rows=8)
+    answer = await batcher.submit(x(3, rows=2), ["y"])
+    assert answer["y"].tolist() == [[6, 6], [6, 6]]
+    assert list(answer) == ["y"]
+    assert model.calls == [[3, 3]]
+
+
+async def test_what_waits_when_the_backend_is_free_goes_together(model, batcher_of):
+    batcher = batcher_of(max_rows=8)
+    first = await shut(model, batcher)
+    others = [asyncio.create_task(batcher.submit(x(v), ["y"])) for v in (1, 2, 3)]
+    await queued(batcher, 3)
+    model.open.set()
+    answers = await asyncio.gather(first, *others)
+    assert model.calls == [[0], [1, 2, 3]]
+    assert [answer["y"][0, 0] for answer in answers] == [0, 2, 4, 6]
+
+
+async def test_requests_of_one_moment_share_the_first_call(model, batcher_of):
+    batcher = batcher_of(max_rows=8)
+    await asyncio.gather(*(batcher.submit(x(value), ["y"]) for value in range(8)))
+    assert model.calls == [[0, 1, 2, 3, 4, 5, 6, 7]]
+
+
+async def test_no_call_has_more_rows_than_the_model_takes(model, batcher_of):
+    batcher = batcher_of(max_rows=4)
+    await asyncio.gather(*(batcher.submit(x(value, rows=3), ["y"]) for value in range(3)))
+    assert model.calls == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
+
+
+async def test_nothing_overtakes_a_request_that_is_too_large_for_the_rest_of_a_call(
+    model, batcher_of
+):
+    batcher = batcher_of(max_rows=4)
+    sizes = (3, 4, 1)
+    await asyncio.gather(*(batcher.submit(x(size, rows=size), ["y"]) for size in sizes))
+    assert model.calls == [[3, 3, 3], [4, 4, 4, 4], [1]]
+
+
+async def test_a_model_that_cannot_be_joined_gets_one_request_a_call(model, batcher_of):
+    batcher = batcher_of(max_rows=0)
+    await asyncio.gather(*(batcher.submit(x(value), ["y"]) for value in range(3)))
+    assert model.calls == [[0], [1], [2]]
+
+
+async def test_requests_of_other_shapes_go_in_calls_of_their_own(model, batcher_of):
+    batcher = batcher_of(max_rows=8)
+    widths = (2, 3, 2, 3)
+    answers = await asyncio.gather(
+        *(batcher.submit(x(i, width=width), ["y"]) for i, width in enumerate(widths))
+    )
+    assert model.calls == [[0, 2], [1, 3]]
+    assert [answer["y"].tolist() for answer in answers] == [
+        [[2 * i] * width] for i, width in enumerate(widths)
+    ]
+
+
+async def test_each_request_gets_the_outputs_that_it_named(model, batcher_of):
+    batcher = batcher_of(max_rows=8)
+    wanted = (["y"], ["z"], ["z", "y"])
+    answers = await asyncio.gather(*(batcher.submit(x(1), names) for names in wanted))
+    assert [list(answer) for answer in answers] == [["y"], ["z"], ["z", "y"]]
+    assert model.names == [["y", "z"]]
+
+
+async def test_thousands_of_requests_get_their_own_rows(model, batcher_of):
+    batcher = batcher_of(max_rows=64)
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 9, 3000)
+
+    async def ask(value, rows):
+        await asyncio.sleep(0)  # they come in over many turns of the loop
+        return await batcher.submit(x(value, rows=rows), ["y"])
+
+    answers = await asyncio.gather(*(ask(i, rows) for i, rows in enumerate(sizes)))
+    for value, (rows, answer) in enumerate(zip(sizes, answers, strict=True)):
+        assert answer["y"].shape == (rows, 2)
+        assert (answer["y"] == 2 * value).all()
+    assert len(model.calls) < 1000, "they were joined"
+
+
+async def test_a_request_that_was_given_up_costs_nothing(model, batcher_of):
+    batcher = batcher_of(max_rows=8)
+    first = await shut(model, batcher)
+    gone = asyncio.create_task(batcher.submit(x(1), ["y"]))
+    kept = asyncio.create_task(batcher.submit(x(2), ["y"]))
+    await queued(batcher, 2)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    model.open.set()
+    await asyncio.gather(first, kept)
+    assert model.calls == [[0], [2]]
+
+
+async def test_a_request_whose_deadline_is_over_is_told_so_and_never_computed(model, batcher_of):
+    batcher = batcher_of(max_rows=8)
+    first = await shut(model, batcher)
+    late = batcher.submit(x(1), ["y"], time.monotonic() + 0.02)
+    with pytest.raises(DeadlineExceeded, match="deadline"):
+        await late
+    model.open.set()
+    await first
+    assert (await batcher.submit(x(2), ["y"]))["y"][0, 0] == 4
+    assert model.calls == [[0], [2]]
+
+
+async def test_a_full_queue_refuses_at_once(model, batcher_of):
+    batcher = batcher_of(max_rows=8, queue=QueueSettings(policy=QueuePolicy(max_queue_size=2)))
+    first = await shut(model, batcher)
+    kept = [asyncio.create_task(batcher.submit(x(v), ["y"])) for v in (1, 2)]
+    await queued(batcher, 2)
+    with pytest.raises(ResourceExhausted, match="2 requests wait already"):
+        await batcher.submit(x(3), ["y"])
+    kept[0].cancel()
+    await asyncio.gather(kept[0], return_exceptions=True)
+    last = asyncio.create_task(batcher.submit(x(4), ["y"]))
+    await queued(batcher, 2)
+    model.open.set()
+    await asyncio.gather(first, kept[1], last)
+    assert model.calls == [[0], [2, 4]], "who gave up leaves a place free"
+
+
+async def test_a_higher_priority_goes_first(model, batcher_of):
+    batcher = batcher_of(max_rows=1, queue=QueueSettings(levels=3, default_level=2))
+    first = await shut(model, batcher)
+    levels = (3, 0, 1, 9)
+    tasks = [
+        asyncio.create_task(batcher.submit(x(i + 1), ["y"], priority=level))
+        for i, level in enumerate(levels)
+    ]
+    await queued(batcher, 4)
+    model.open.set()
+    await asyncio.gather(first, *tasks)
+    assert model.calls == [[0], [3], [2], [4], [1]]
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+async def test_what_waited_too_long_is_rejected_or_goes_last(model, batcher_of, delayed):
+    policy = QueuePolicy(timeout_s=1e-4, delay_on_timeout=delayed, allow_timeout_override=True)
+    batcher = batcher_of(max_rows=1, queue=QueueSettings(2, 2, policies={1: policy}))
+    first = await shut(model, batcher)
+    old = asyncio.create_task(batcher.submit(x(1), ["y"], priority=1))
+    await queued(batcher, 1)
+    patience = time.monotonic() + 1e-3
+    while time.monotonic() < patience:
+        await asyncio.sleep(0)
+    model.open.set()
+    answers = await asyncio.gather(first, old, return_exceptions=True)
+    if delayed:
+        assert answers[1]["y"][0, 0] == 2
+    else:
+        assert isinstance(answers[1], DeadlineExceeded)
+        assert model.calls == [[0]]
+
+
+async def test_a_request_may_wait_less_than_its_level_where_that_is_allowed(model, batcher_of):
+    policy = QueuePolicy(timeout_s=60, allow_timeout_override=True)
+    assert policy.wait_s(0.5) == 0.5
+    assert policy.wait_s(120) == 60
+    assert QueuePolicy(timeout_s=60).wait_s(0.5) == 60
+    assert QueuePolicy(allow_timeout_override=True).wait_s(0.5) == 0.5
+
+
+async def test_a_delay_waits_for_the_preferred_rows_and_no_longer(model, batcher_of):
+    batcher = batcher_of(max_rows=8, delay_s=30.0, preferred=(2, 4))
+    first = asyncio.create_task(batcher.submit(x(1, rows=2), ["y"]))
+    await asyncio.sleep(0.01)
+    assert not model.calls, "it waits for others"
+    await batcher.submit(x(2, rows=2), ["y"])
+    await first
+    assert model.calls == [[1, 1, 2, 2]]
+
+
+async def test_a_delay_ends_although_nobody_comes(model, batcher_of):
+    batcher = batcher_of(max_rows=8, delay_s=0.005)
+    await batcher.submit(x(1), ["y"])
+    assert model.calls == [[1]]
+
+
+async def test_a_request_that_the_backend_refuses_fails_alone(model, batcher_of):
+    batcher = batcher_of(max_rows=8)
+    answers = await asyncio.gather(
+        *(batcher.submit(x(value), ["y"]) for value in (1, -1, 2)), return_exceptions=True
+    )
+    assert [answers[0]["y"][0, 0], answers[2]["y"][0, 0]] == [2, 4]
+    assert isinstance(answers[1], InvalidInput)
+
+
+async def test_a_defect_reaches_everybody_and_the_next_request_is_answered(batcher_of):
+    def failing(arrays, _names):
+        if (arrays["x"] == 1).any():
+            raise ZeroDivisionError
+        return {"y": arrays["x"]}
+
+    worker = Worker("failing")
+    batcher = Batcher([Lane(failing, worker)], BatchSettings(max_rows=8), Statistics())
+    answers = await asyncio.gather(
+        *(batcher.submit(x(value), ["y"]) for value in (1, 2)), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers] == [ZeroDivisionError] * 2
+    assert (await batcher.submit(x(3), ["y"]))["y"][0, 0] == 3
+    worker.close()
+
+
+async def test_outputs_without_the_rows_of_the_call_are_a_defect(batcher_of):
+    worker = Worker("short")
+    lane = Lane(lambda arrays, _names: {"y": arrays["x"][:1]}, worker)
+    batcher = Batcher([lane], BatchSettings(max_rows=8), Statistics())
+    answers = await asyncio.gather(
+        *(batcher.submit(x(value), ["y"]) for value in (1, 2)), return_exceptions=True
+    )
+    assert all(isinstance(answer, ValueError) for answer in answers)
+    worker.close()
+
+
+async def test_closing_answers_what_waits(model, batcher_of):
+    batcher = batcher_of(max_rows=8)
+    first = await shut(model, batcher)
+    waiting = asyncio.create_task(batcher.submit(x(1), ["y"]))
+    await queued(batcher, 1)
+    batcher.close()
+    with pytest.raises(Unavailable, match="unloaded"):
+        await waiting
+    with pytest.raises(Unavailable, match="unloaded"):
+        await batcher.submit(x(2), ["y"])
+    model.open.set()
+    assert (await first)["y"][0, 0] == 0
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=20))
+def test_parting_undoes_joining(sizes):
+    requests = [x(i, rows=rows) for i, rows in enumerate(sizes)]
+    parts = parted(joined(requests), sizes)
+    for request, part in zip(requests, parts, strict=True):
+        np.testing.assert_array_equal(part["x"], request["x"])
+
+
+def waiting_rows(queue, sizes, **names):
+    for size in sizes:
+        queue.put({"x": np.zeros((size, 2), np.float32)}, ["y"], None, **names)
+    return queue.rows()
+
+
+@pytest.mark.parametrize("levels", [0, 2])
+async def test_rows_that_can_be_joined_are_counted_through_all_changes(levels):
+    queue = RequestQueue(QueueSettings(levels=levels, default_level=min(levels, 1)))
+    assert waiting_rows(queue, [1, 2]) == 3
+    other = queue.put({"x": np.zeros((5, 3), np.float32)}, ["y"], None)
+    assert waiting_rows(queue, [4]) == 7
+    assert [item.rows for item in queue.take(3)] == [1, 2]
+    assert queue.rows() == 5
+    other.answer.cancel()
+    queue.drop_dead()
+    assert waiting_rows(queue, [2]) == 6
+    queue.close(ValueError())
+    assert waiting_rows(queue, [1]) == 1
+
+
+async def test_a_request_of_a_higher_level_is_what_others_are_joined_with():
+    queue = RequestQueue(QueueSettings(levels=2, default_level=2))
+    assert waiting_rows(queue, [1, 2]) == 3
+    queue.put({"x": np.zeros((5, 3), np.float32)}, ["y"], None, priority=1)
+    assert queue.rows() == 5

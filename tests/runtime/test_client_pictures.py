@@ -1,0 +1,112 @@
+"""Pictures in and labels out, a token, files of TLS: what both clients share."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import protos
+from runtime.client import Client
+from runtime.client_async import AsyncClient
+from runtime.client_wire import Connection, Tls
+from runtime.codec import arrays_from_request, response_from_arrays
+from runtime.errors import InvalidInput, NotFound
+from runtime.manifest import Preprocessing
+from runtime.properties import LABELS, PREPROCESSING
+from runtime.tensors import TensorSpec
+
+SHADE = Preprocessing("image", "gray", 2, 2, (0.0,), (1.0,))
+SPEC = TensorSpec("image", "float32", ("batch", 1, 2, 2))
+PROPERTIES = {
+    PREPROCESSING: json.dumps(dataclasses.asdict(SHADE)),
+    LABELS: json.dumps(["dark", "light"]),
+}
+
+
+def served(serve_with, properties, seen):
+    """A model whose logits are the mean darkness and lightness of a picture."""
+
+    def metadata(request, context):
+        tensor = protos.ModelMetadataResponse.TensorMetadata
+        return protos.ModelMetadataResponse(
+            name=request.name,
+            inputs=[tensor(name="image", datatype="FP32", shape=[-1, 1, 2, 2])],
+            outputs=[tensor(name="logits", datatype="FP32", shape=[-1, 2])],
+            properties=properties,
+        )
+
+    def infer(request, context):
+        seen.append(dict(context.invocation_metadata()).get("authorization"))
+        light = arrays_from_request(request, {"image": SPEC})["image"].mean(axis=(1, 2, 3))
+        logits = np.stack([1 - light, light], axis=1)
+        return response_from_arrays({"logits": logits}, model="shade", version="1")
+
+    return serve_with(ModelMetadata=metadata, ModelInfer=infer)
+
+
+def classify(kind, url, pictures, **options):
+    if kind == "sync":
+        with Client(url, token="secret") as client:
+            return client.classify("shade", pictures, **options)
+
+    async def run():
+        async with AsyncClient(url, token="secret") as client:
+            return await client.classify("shade", pictures, **options)
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    Image.new("L", (9, 9), 250).save(tmp_path / "light.png")
+    return [tmp_path / "light.png", Image.new("RGB", (4, 4), (1, 2, 3))]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_pictures_are_prepared_and_named_as_the_manifest_says(kind, serve_with, pictures):
+    seen = []
+    url = served(serve_with, PROPERTIES, seen)
+    light, dark = classify(kind, url, pictures, top=2)
+    assert [label.name for label in light] == ["light", "dark"]
+    assert [label.name for label in dark] == ["dark", "light"]
+    assert seen == ["Bearer secret"], "one request for all, and the token with it"
+    inverted = classify(kind, url, pictures, invert=True)
+    assert [labels[0].name for labels in inverted] == ["dark", "light"]
+
+
+@pytest.mark.parametrize("missing", [PREPROCESSING, LABELS])
+def test_a_model_that_does_not_say_how_is_refused(missing, serve_with, pictures):
+    properties = {key: value for key, value in PROPERTIES.items() if key != missing}
+    with pytest.raises(InvalidInput, match=r"does not say how|has no labels"):
+        classify("sync", served(serve_with, properties, []), pictures)
+
+
+def test_no_picture_is_refused(serve_with):
+    with pytest.raises(InvalidInput, match="at least one"):
+        classify("sync", served(serve_with, PROPERTIES, []), [])
+
+
+@pytest.mark.parametrize("token", ["a\nb", "ü"])
+def test_a_token_that_no_header_takes_is_refused_and_not_shown(token):
+    with pytest.raises(InvalidInput) as caught:
+        Connection("127.0.0.1:1", token=token)
+    assert token not in str(caught.value)
+
+
+def test_the_token_is_not_in_what_is_printed_of_a_connection():
+    assert "secret" not in repr(Connection("127.0.0.1:1", token="secret"))
+
+
+def test_files_of_tls_are_checked_before_anything_is_called(tmp_path):
+    with pytest.raises(NotFound, match=r"no file .*none\.pem"):
+        Client("127.0.0.1:1", tls=Tls(ca=tmp_path / "none.pem"))
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(InvalidInput, match="is not PEM"):
+        Client("127.0.0.1:1", tls=Tls(ca=tmp_path / "ca.pem"))
+    with pytest.raises(InvalidInput, match="both"):
+        Tls(cert=tmp_path / "ca.pem")

@@ -1,0 +1,225 @@
+"""The logic of both clients, without a connection: steps out, answers in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import protos
+from runtime.client_steps import Ask, Logic, Pause, Retry, stream_answer
+from runtime.codec import arrays_from_request, response_from_arrays
+from runtime.errors import (
+    BackendUnavailable,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
+from runtime.tensors import TensorSpec
+
+X = TensorSpec("x", "float32", ("batch", 2))
+
+
+PATIENT = Retry(first_s=1.0, longest_s=3.0)
+
+
+class Driver:
+    """Carries steps out against a function, on a clock of its own."""
+
+    def __init__(self, answer, retry=PATIENT):
+        self.now = 0.0
+        self.asked = []
+        self.pauses = []
+        self.answer = answer
+        self.logic = Logic("127.0.0.1:1", 60.0, retry, clock=lambda: self.now)
+
+    def run(self, steps):
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    result = self.do(step)
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as end:
+            return end.value
+
+    def do(self, step):
+        if isinstance(step, Pause):
+            self.now += step.seconds
+            self.pauses.append(step.seconds)
+            return None
+        assert isinstance(step, Ask)
+        self.asked.append(step)
+        return self.answer(step)
+
+    def infer(self, rows, timeout_s=None):
+        x = np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)
+        return x, self.run(self.logic.infer("m", {"x": x}, "", (), "r7", timeout_s))
+
+
+def failing(times, error):
+    """Fails so many times, then says that the server lives."""
+    left = [error] * times
+
+    def answer(step):
+        if left:
+            raise left.pop()
+        return protos.ServerLiveResponse(live=True)
+
+    return answer
+
+
+@pytest.mark.parametrize("error", [Unavailable("x"), ResourceExhausted("full")])
+def test_what_the_server_did_not_take_is_tried_again_with_growing_pauses(error):
+    driver = Driver(failing(3, error))
+    assert driver.run(driver.logic.live())
+    assert len(driver.asked) == 4
+    for pause, whole in zip(driver.pauses, [1, 2, 3], strict=True):
+        assert whole / 2 <= pause <= whole
+
+
+def test_the_last_attempt_fails_with_the_servers_error():
+    driver = Driver(failing(9, Unavailable("draining")))
+    with pytest.raises(Unavailable, match="draining"):
+        driver.run(driver.logic.live())
+    assert len(driver.asked) == 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFound("x"),
+        InvalidInput("x"),
+        DeadlineExceeded("x"),
+        BackendUnavailable("no library"),
+        ResourceExhausted("Received message larger than max (9 vs. 4)"),
+    ],
+)
+def test_what_will_fail_again_is_not_tried_again(error):
+    driver = Driver(failing(1, error))
+    with pytest.raises(type(error)):
+        driver.run(driver.logic.live())
+    assert len(driver.asked) == 1
+
+
+def test_retries_stay_inside_the_time_of_the_call():
+    driver = Driver(failing(9, Unavailable("x")), Retry(attempts=9, first_s=4.0, longest_s=4.0))
+    driver.logic.timeout_s = 5.0
+    with pytest.raises(Unavailable):
+        driver.run(driver.logic.live())
+    assert driver.now <= 5.0
+    first, *later = [step.timeout_s for step in driver.asked]
+    assert first == 5.0
+    assert later
+    assert all(timeout_s <= 5.0 - 2.0 for timeout_s in later)
+
+
+def test_no_retry_is_one_attempt():
+    driver = Driver(failing(1, Unavailable("x")), Retry(attempts=1))
+    with pytest.raises(Unavailable):
+        driver.run(driver.logic.live())
+
+
+@pytest.mark.parametrize("fields", [{"attempts": 0}, {"first_s": -1}, {"first_s": 9}])
+def test_a_policy_that_is_none_is_refused(fields):
+    with pytest.raises(InvalidInput):
+        Retry(**fields)
+
+
+def doubling(limit, *, config=True):
+    """A server of a model that doubles rows, up to ``limit`` at once."""
+
+    def answer(step):
+        if step.method == "ModelConfig":
+            if not config:
+                raise Unimplemented("no such call")
+            return protos.ModelConfigResponse(config=protos.ModelConfig(max_batch_size=limit))
+        array = arrays_from_request(step.request, {"x": X})["x"]
+        if len(array) > limit:
+            raise InvalidInput(f"a batch of {len(array)}")
+        return response_from_arrays(
+            {"y": array * 2, "sum": array.sum(1)}, model="m", version="1", request_id="r7"
+        )
+
+    return answer
+
+
+def methods(driver):
+    return [step.method for step in driver.asked]
+
+
+def test_a_batch_that_fits_is_one_request_and_nothing_is_asked_before():
+    driver = Driver(doubling(4))
+    x, outputs = driver.infer(4)
+    np.testing.assert_array_equal(outputs["y"], x * 2)
+    assert methods(driver) == ["ModelInfer"]
+
+
+def test_a_batch_beyond_the_maximum_goes_in_parts_and_comes_back_whole():
+    driver = Driver(doubling(4))
+    x, outputs = driver.infer(10)
+    np.testing.assert_array_equal(outputs["y"], x * 2)
+    np.testing.assert_array_equal(outputs["sum"], x.sum(1))
+    assert methods(driver) == ["ModelInfer", "ModelConfig", *["ModelInfer"] * 3]
+    assert {step.request.id for step in driver.asked[2:]} == {"r7"}
+    driver.asked.clear()
+    driver.infer(5)
+    assert methods(driver) == ["ModelInfer"] * 2, "the maximum is known now"
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_another_mistake_is_the_servers_own_error(config):
+    def answer(step):
+        if step.method == "ModelInfer":
+            raise InvalidInput("another mistake")
+        return doubling(64, config=config)(step)
+
+    with pytest.raises(InvalidInput, match="another mistake"):
+        Driver(answer).infer(10)
+
+
+def test_all_parts_share_the_time_of_the_request():
+    def slow(step):
+        driver.now += 4.0
+        return doubling(4)(step)
+
+    driver = Driver(slow)
+    with pytest.raises(DeadlineExceeded, match="all parts"):
+        driver.infer(12, timeout_s=12.0)
+    assert driver.now == 12.0
+
+
+def test_a_part_that_the_server_did_not_take_is_sent_again():
+    calls = []
+
+    def answer(step):
+        calls.append(step)
+        if len(calls) == 4:
+            raise ResourceExhausted("full")
+        return doubling(4)(step)
+
+    driver = Driver(answer)
+    x, outputs = driver.infer(10)
+    np.testing.assert_array_equal(outputs["y"], x * 2)
+
+
+def test_outputs_without_a_row_each_cannot_be_joined():
+    def answer(step):
+        if step.method == "ModelInfer" and step.request.inputs[0].shape[0] <= 4:
+            return response_from_arrays({"y": np.zeros((1, 3))}, model="m", version="1")
+        return doubling(4)(step)
+
+    with pytest.raises(InvalidInput, match="'y' has 3 rows for 10"):
+        Driver(answer).infer(10)
+
+
+def test_an_error_inside_a_stream_is_an_answer():
+    message = protos.ModelStreamInferResponse(error_message="wrong")
+    message.infer_response.id = "3"
+    answer = stream_answer(message)
+    assert (answer.request_id, dict(answer.outputs), str(answer.error)) == ("3", {}, "wrong")
