@@ -66,7 +66,8 @@ def plain_inputs(
         wanted = numbers[1].itemsize
         for size, axis in zip(shape, spec.shape, strict=True):
             expected = axis if isinstance(axis, int) else sizes.setdefault(axis, size)
-            if size != expected or size < 0:
+            # With an axis of 0 the others may be larger than NumPy bears.
+            if size != expected or size < 1:
                 return None
             wanted *= size
         if wanted != len(data):

@@ -93,6 +93,7 @@ def bootstrap(settings: ServerSettings, filters: list[dict[str, Any]]) -> dict[s
     }
     return {
         "static_resources": {"listeners": [listener]},
+        "layered_runtime": {"layers": [{"name": "ours", "static_layer": _RUNTIME}]},
         # Nobody can read them without the admin interface.
         "stats_config": {"stats_matcher": {"reject_all": True}},
     }
@@ -103,6 +104,11 @@ _BUFFER = 4 * 2**20
 _STREAMS = 65536
 """Requests at once on one connection; the queues of the models are what limits them."""
 _WINDOW = 16 * 2**20
+_RUNTIME = {
+    # Else a connection with 500 calls that their client gave up soon, as with short deadlines,
+    # is closed, and all others on it fail.
+    "overload.premature_reset_total_stream_count": 2**32 - 1,
+}
 
 
 def _connections(filters: list[dict[str, Any]]) -> dict[str, Any]:

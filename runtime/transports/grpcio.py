@@ -17,6 +17,9 @@ from runtime.transports.tls import read_tls
 
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
+_PENDING = 2**20
+"""Requests that have come and that no handler has begun."""
+
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 
@@ -136,4 +139,8 @@ def channel_options(settings: ServerSettings, *, shared: bool = False) -> list[t
         # Else a client that keeps its connection alive is sent away for too many pings.
         ("grpc.http2.min_ping_interval_without_data_ms", 1000),
         ("grpc.keepalive_permit_without_calls", 1),
+        # Else requests are thrown away at random, as CANCELLED, while more than 1000 of them
+        # wait to be seen by Python; the queues of the models are what limits them.
+        ("grpc.server.max_pending_requests", _PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _PENDING),
     ]

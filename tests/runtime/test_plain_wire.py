@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from protos import ModelInferRequest, ModelInferResponse
-from runtime.codec import request_from_arrays, response_from_arrays
+from runtime.codec import arrays_from_request, request_from_arrays, response_from_arrays
+from runtime.errors import InvalidInput
 from runtime.plain_wire import PlainAnswers, plain_inputs
 from runtime.tensors import BY_NAME, TensorSpec
 
@@ -54,6 +55,12 @@ def _negative(message):
     message.inputs[0].shape[:] = [-2, -3]
 
 
+def _empty(message):
+    for tensor in message.inputs:
+        tensor.shape[0] = 0
+    message.raw_input_contents[:] = [b"", b""]
+
+
 def _leave_out(message):
     message.inputs.pop()
 
@@ -68,6 +75,7 @@ UNUSUAL = {
     "another size": lambda m: m.inputs[0].shape.__setitem__(1, 4),
     "batches that differ": lambda m: m.inputs[1].shape.__setitem__(0, 3),
     "negative sizes": _negative,
+    "nothing in it": _empty,
     "bytes that do not fit": _cut,
     "there twice": _add_twice,
     "one missing": _leave_out,
@@ -80,6 +88,14 @@ def test_what_is_unusual_goes_the_long_way(change):
     message = request()
     change(message)
     assert plain_inputs(message, SPECS) is None
+
+
+def test_an_axis_of_0_beside_huge_ones_is_the_clients_error():
+    spec = TensorSpec("x", "float32", ("batch", "n", "k"))
+    message = ModelInferRequest(model_name="m", raw_input_contents=[b""])
+    message.inputs.add(name="x", datatype="FP32", shape=[0, 2**40, 2**40])
+    with pytest.raises(InvalidInput, match="no memory can hold"):
+        arrays_from_request(message, {"x": spec})
 
 
 @pytest.mark.parametrize("dtype", ["bool", "string"])

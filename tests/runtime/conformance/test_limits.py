@@ -51,6 +51,29 @@ def test_a_client_that_sends_faster_than_it_is_answered_loses_nothing(channel):
     assert sum(len(answer) > MB for answer in answers) == count
 
 
+def test_thousands_of_requests_at_once_on_one_connection_are_all_answered(channel, raw, parsed):
+    xs = np.arange(4000, dtype=np.float32)[:, None, None] * np.ones((1, 4), np.float32)
+    sent = [request_from_arrays({"x": x}, model="linear", request_id=str(x[0, 0])) for x in xs]
+    infer = raw(channel, "ModelInfer")
+    futures = [infer.future(request.SerializeToString()) for request in sent]
+    for request, future in zip(sent, futures, strict=True):
+        assert parsed("ModelInfer", future.result()).id == request.id
+
+
+def test_a_client_that_gives_up_often_keeps_its_connection(channel, raw, slow_call):
+    slow_call(channel, 2_000, "slow_left").result()  # now it counts as slow
+    first = slow_call(channel, 20_000, "slow_left")
+    x = np.ones((1, 256), np.float32)
+    request = request_from_arrays({"x": x, "times": np.array(1)}, model="slow_left")
+    infer = raw(channel, "ModelInfer")
+    others = [infer.future(request.SerializeToString()) for _ in range(700)]
+    raw(channel, "ServerLive")(b"")  # all have arrived
+    for other in others:
+        other.cancel()
+    raw(channel, "ServerLive")(b"")
+    assert first.result()
+
+
 def test_a_deadline_holds_and_what_waits_behind_it_is_answered(channel, raw, slow_call, failure):
     slow_call(channel, 2_000, "slow_late").result()  # now it counts as slow
     first = slow_call(channel, 20_000, "slow_late")
