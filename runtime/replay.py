@@ -12,11 +12,13 @@ from pathlib import Path
 
 from runtime.backends.base import Backend, BackendIdentity
 from runtime.errors import InvalidInput, RepositoryError
-from runtime.golden import read_golden, replay
+from runtime.golden import Golden, read_golden, replay
 from runtime.manifest import Judgement, Manifest, Verdict
 from runtime.proof import all_passed, first_failure
 
 EXPORT_AGAIN = "export the model again"
+REPLAYS_OF_GRAPHS = 3
+"""The first moves buffers, the second captures at the latest, the third launches the graphs."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,32 @@ def replay_version(folder: Path, manifest: Manifest, backend: Backend) -> Replay
     check_sha256(path, manifest.evidence.sha256, made_again(manifest))
     golden = read_golden(path)
     try:
-        judgements = replay(golden, backend.infer, max_batch_size=manifest.max_batch_size)
+        judgements, failure = _judged(golden, manifest, backend)
     except (InvalidInput, RepositoryError) as error:
         return Replayed("failed", (), backend.identity, f"the replay stopped: {error}")
-    reason = (
-        _failed_before(manifest) or first_failure(judgements) or _uncovered(manifest, judgements)
-    )
+    reason = _failed_before(manifest) or failure or _uncovered(manifest, judgements)
     passed = all_passed(judgements) and not reason
     return Replayed("passed" if passed else "failed", judgements, backend.identity, reason)
+
+
+def _judged(
+    golden: Golden, manifest: Manifest, backend: Backend
+) -> tuple[tuple[Judgement, ...], str]:
+    """Judge every way in which the backend answers, and stop at the first that fails.
+
+    Whole replays are repeated, not calls: between two calls of one shape others run, so that
+    a graph which answers from what the last call left behind is found out.
+
+    Returns:
+        The last judgements, and what failed in them; empty where nothing did.
+    """
+    judgements: tuple[Judgement, ...] = ()
+    for turn in range(REPLAYS_OF_GRAPHS if backend.captures else 1):
+        judgements = replay(golden, backend.infer, max_batch_size=manifest.max_batch_size)
+        failure = first_failure(judgements)
+        if failure:
+            return judgements, f"where calls come again, {failure}" if turn else failure
+    return judgements, ""
 
 
 def _failed_before(manifest: Manifest) -> str:

@@ -58,6 +58,10 @@ class Backend(Protocol):
     def outputs(self) -> Mapping[str, TensorSpec]:
         """The artifact's outputs by name, in its own order."""
 
+    @property
+    def captures(self) -> bool:
+        """Whether calls that come again are answered another way: a replay asks them again."""
+
     def infer(
         self, arrays: Mapping[str, Array], outputs: Sequence[str] | None = None
     ) -> dict[str, Array]:

@@ -86,6 +86,11 @@ class OrtBackend:
         """Outputs of the graph by name."""
         return self._outputs
 
+    @property
+    def captures(self) -> bool:
+        """Every call runs alike."""
+        return False
+
     def infer(
         self, arrays: Mapping[str, Array], outputs: Sequence[str] | None = None
     ) -> dict[str, Array]:

@@ -73,6 +73,7 @@ class TrtBackend:
         self._opened: _Opened | None = opened
         self._inputs = {name: item.spec for name, item in opened.loaded.inputs.items()}
         self._outputs = {name: item.spec for name, item in opened.loaded.outputs.items()}
+        self._captures = opened.graphs is not None or captures_itself(library)
         self._identity = BackendIdentity(
             flavour.name, flavour.title, str(device), f"{flavour.name} {version_of(library)}"
         )
@@ -91,6 +92,11 @@ class TrtBackend:
     def outputs(self) -> Mapping[str, TensorSpec]:
         """Outputs of the engine by name."""
         return self._outputs
+
+    @property
+    def captures(self) -> bool:
+        """Whether a CUDA graph answers calls that come again, ours or the library's."""
+        return self._captures
 
     def infer(
         self, arrays: Mapping[str, Array], outputs: Sequence[str] | None = None

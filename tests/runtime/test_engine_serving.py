@@ -237,3 +237,25 @@ async def test_a_configuration_for_another_backend_contradicts_the_manifest(
     _, text = await status_of(infer(ask, await open_service(unproved=True), "linear_trt"))
     assert said in text
     assert twinport("parity", repository / "linear_trt") == (1, "", f"twinport: {said}\n")
+
+
+async def test_the_graphs_that_will_answer_are_replayed_at_loading(
+    write_engine, open_service, standin, ask
+):
+    write_engine()
+    servicer = await open_service()
+    assert (await ask(servicer, "ModelReady", name="linear_trt")).ready
+    captured = standin.state.names().count("cudaGraphInstantiate")
+    assert captured == 4  # batches of 1, 2, 7 and the 6 that are left of 16
+    assert standin.state.names().count("cudaGraphLaunch") == captured
+
+
+async def test_an_engine_whose_graphs_answer_wrongly_is_not_ready(
+    write_engine, open_service, standin, monkeypatch, ask, status_of
+):
+    write_engine()
+    sound = (standin.cuda.cudaError_t.cudaSuccess,)
+    monkeypatch.setattr(standin.cuda, "cudaGraphLaunch", lambda graph, stream: sound)
+    status, text = await status_of(infer(ask, await open_service(), "linear_trt"))
+    assert status is Status.UNAVAILABLE
+    assert "not proved on TensorRT here: where calls come again, output 'total' on random" in text

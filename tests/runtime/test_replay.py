@@ -25,7 +25,7 @@ class Recording:
 
     def __init__(self, inner, error=None):
         self.inner, self.error, self.sizes = inner, error, []
-        self.identity = inner.identity
+        self.identity, self.captures = inner.identity, inner.captures
 
     def infer(self, arrays, outputs=None):
         self.sizes.append(len(arrays["x"]))

@@ -227,6 +227,8 @@ def with_gpu(monkeypatch, lenet):
         yield backend
 
     class Off:
+        captures = False
+
         def __init__(self, backend):
             self.backend = backend
             self.identity = dataclasses.replace(backend.identity, provider="stand-in")

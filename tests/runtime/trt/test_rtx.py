@@ -204,6 +204,7 @@ def test_its_kernels_stay_those_of_the_replay_and_it_captures_graphs_itself(rtx,
     backend = open_backend("tensorrt_rtx", rtx)
     for _ in range(4):
         backend.infer({"x": np.ones((2, 4), np.float32)})
+    assert backend.captures
     backend.close()
     assert len(made) == 1
     assert made[0].dynamic_shapes_kernel_specialization_strategy.name == "NONE"
