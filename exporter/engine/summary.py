@@ -12,9 +12,11 @@ from rich.text import Text
 
 from exporter.engine.layers import FILE_NAME as LAYERS_FILE
 from exporter.engine.layers import EngineLayer, EngineNetwork, read_network
-from runtime.backends.plan import FLAVOURS, read_header
+from runtime.backends.plan import FLAVOURS, PlanHeader, header_version, read_header
+from runtime.errors import RepositoryError
 from runtime.manifest import FILE_NAME as MANIFEST_FILE
 from runtime.manifest import EngineRecord, Manifest, read_manifest
+from runtime.replay import check_artifact
 from runtime.tables import console
 from runtime.tensors import format_shape
 
@@ -31,6 +33,7 @@ class EngineSummary:
         layers: By TensorRT's kind; empty where they were not kept.
         network: The layers one by one.
         manifest: Where the file lies in a repository.
+        troubles: What the file and the manifest contradict each other in, a line each.
     """
 
     file: Path
@@ -40,6 +43,7 @@ class EngineSummary:
     layers: dict[str, int]
     network: EngineNetwork | None
     manifest: Manifest | None
+    troubles: tuple[str, ...] = ()
 
 
 def holds_engine(file: Path) -> bool:
@@ -67,6 +71,7 @@ def engine_summary(file: Path) -> EngineSummary:
     beside, layers = file.with_name(MANIFEST_FILE), file.with_name(LAYERS_FILE)
     network = read_network(layers) if layers.is_file() else None
     kinds = Counter(layer.kind for layer in network.layers) if network else Counter[str]()
+    manifest = read_manifest(beside) if beside.is_file() else None
     return EngineSummary(
         file=file,
         bytes=file.stat().st_size,
@@ -74,24 +79,51 @@ def engine_summary(file: Path) -> EngineSummary:
         version=".".join(map(str, header.version)),
         layers=dict(kinds.most_common()),
         network=network,
-        manifest=read_manifest(beside) if beside.is_file() else None,
+        manifest=manifest,
+        troubles=_troubles(file, header, manifest) if manifest is not None else (),
     )
+
+
+def _troubles(file: Path, header: PlanHeader, manifest: Manifest) -> tuple[str, ...]:
+    if manifest.artifact.file != file.name or manifest.artifact.engine is None:
+        return (f"the manifest beside it is of '{manifest.artifact.file}', not of this engine",)
+    engine, found = manifest.artifact.engine, []
+    if not _built_by(engine, header.flavour.name, ".".join(map(str, header.version))):
+        found.append(
+            f"its header says {header.title}, the manifest "
+            f"{FLAVOURS[engine.flavour].title} {engine.version}; build the engine again"
+        )
+    try:
+        check_artifact(file.parent, manifest)
+    except RepositoryError as error:
+        found.append(str(error))
+    return tuple(found)
+
+
+def _built_by(engine: EngineRecord, flavour: str, version: str) -> bool:
+    """Whether the manifest names the library that the header names, as far as a header tells."""
+    return engine.flavour == flavour and header_version(engine.version) == header_version(version)
 
 
 def print_engine(summary: EngineSummary) -> None:
     """How it was built, for which sizes, of which layers and modules, and how it is proved."""
     out = console()
     out.print(f"{summary.file}  {summary.bytes:,} bytes", markup=False, soft_wrap=True)
+    for trouble in summary.troubles:
+        out.print(f"warning: {trouble}", markup=False, soft_wrap=True)
     manifest = summary.manifest
+    title = f"{FLAVOURS[summary.flavour].title} {summary.version}"
     if manifest is None or manifest.artifact.engine is None:
-        title = FLAVOURS[summary.flavour].title
-        out.print(f"{title} {summary.version} engine", markup=False)
+        out.print(f"{title} engine", markup=False)
+    if manifest is None:
         out.print("no manifest beside it: nothing is known of where it came from", markup=False)
+    if manifest is None or manifest.artifact.engine is None:
         return
+    same = _built_by(manifest.artifact.engine, summary.flavour, summary.version)
     for what, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
             out.print(f"{what} {spec.name}: {spec}", markup=False)
-    for line in lines_of_engine(manifest, summary.network):
+    for line in lines_of_engine(manifest, summary.network, "" if same else title):
         out.print(line, markup=False, soft_wrap=True)
     if manifest.artifact.engine.profiles:
         out.print(profile_table(manifest))
@@ -105,15 +137,18 @@ def engine_record(manifest: Manifest) -> EngineRecord:
     return manifest.artifact.engine
 
 
-def lines_of_engine(manifest: Manifest, network: EngineNetwork | None) -> list[str]:
+def lines_of_engine(
+    manifest: Manifest, network: EngineNetwork | None, title: str = ""
+) -> list[str]:
     """What there is to say in lines; ``profile_table`` has the sizes.
 
     Args:
         manifest: Of an engine.
         network: From the file beside it; none where that is missing.
+        title: Library and version where the plan's header contradicts the manifest's.
     """
     engine = engine_record(manifest)
-    title = f"{FLAVOURS[engine.flavour].title} {engine.version}"
+    title = title or f"{FLAVOURS[engine.flavour].title} {engine.version}"
     lines = [
         f"{title} engine, {manifest.artifact.precision}, TF32 {'on' if engine.tf32 else 'off'}, "
         f"optimisation level {engine.optimization_level}{_extras(engine)}",

@@ -62,6 +62,18 @@ class PlanHeader:
     version: tuple[int, int, int, int]
     """Of the library that built it: major, minor, patch, build."""
 
+    @property
+    def title(self) -> str:
+        """Library and version, as people write them."""
+        return f"{self.flavour.title} {'.'.join(map(str, self.version))}"
+
+
+def header_version(version: str) -> tuple[int, int, int, int]:
+    """A library's version as a plan's header has it: four numbers of a byte each."""
+    numbers = [int(part) & 0xFF for part in version.split(".")[:4] if part.isdecimal()]
+    major, minor, patch, build = (*numbers, 0, 0, 0, 0)[:4]
+    return major, minor, patch, build
+
 
 def read_header(path: Path) -> PlanHeader:
     """Read the header of a plan and hold the file's length against it.

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from runtime.backends.cuda import Gpu
-from runtime.backends.plan import Flavour, PlanHeader
+from runtime.backends.plan import Flavour, PlanHeader, header_version
 from runtime.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def check_version(header: PlanHeader, library: Library, *, newer: bool) -> None:
     Raises:
         BackendUnavailable: The library does not run plans of that version.
     """
-    built, here = header.version, _numbers(version_of(library))
+    built, here = header.version, header_version(version_of(library))
     if built == here:
         return
     newer = newer and header.flavour.runs_older
@@ -118,13 +118,6 @@ def check_version(header: PlanHeader, library: Library, *, newer: bool) -> None:
         f"{version_of(library)}, which {rule}; "
         "build the engine again here, or install the version that built it"
     )
-
-
-def _numbers(version: str) -> tuple[int, int, int, int]:
-    """As a plan's header has them: four numbers of a byte each."""
-    numbers = [int(part) & 0xFF for part in version.split(".")[:4] if part.isdecimal()]
-    major, minor, patch, build = (*numbers, 0, 0, 0, 0)[:4]
-    return major, minor, patch, build
 
 
 def check_target(library: Library, flavour: Flavour, device: Gpu) -> None:

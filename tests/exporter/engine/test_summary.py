@@ -77,3 +77,39 @@ def test_the_view_is_not_taken_for_an_artifact(lenet_engine, tmp_path):
     shutil.copy(lenet_engine.folder / "view.onnx", tmp_path / "m" / "1")
     with pytest.raises(NotFound, match="is incomplete"):
         artifact_file(tmp_path / "m")
+
+
+def test_a_sound_engine_contradicts_nothing(run, lenet_engine):
+    assert "warning:" not in run("inspect", lenet_engine.folder)[1]
+    assert json.loads(run("inspect", lenet_engine.folder, "--json")[1])["troubles"] == []
+
+
+def test_a_header_that_contradicts_the_manifest_is_what_is_shown(run, rtx, lenet_engine, tmp_path):
+    shutil.copytree(lenet_engine.folder, tmp_path / "1")
+    engine = tmp_path / "1" / "model.engine"
+    engine.write_bytes(b"ftrt" + engine.read_bytes()[4:])
+    code, out, _ = run("inspect", engine)
+    assert code == 0
+    assert (
+        f"warning: its header says TensorRT {rtx.version}, the manifest TensorRT-RTX "
+        f"{rtx.version}; build the engine again\n"
+    ) in out
+    assert f"\nTensorRT {rtx.version} engine, fp32, TF32 off" in out
+    record = json.loads(run("inspect", engine, "--json")[1])
+    assert record["flavour"] == "tensorrt"
+    assert len(record["troubles"]) == 2
+
+
+def test_an_engine_that_is_not_the_manifests_is_told_in_one_line(run, lenet_engine, tmp_path):
+    shutil.copytree(lenet_engine.folder, tmp_path / "1")
+    engine = tmp_path / "1" / "model.engine"
+    data = bytearray(engine.read_bytes())
+    data[-1] ^= 1
+    engine.write_bytes(data)
+    warnings = [line for line in run("inspect", engine)[1].splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "model.engine has sha256 " in warnings[0]
+    assert warnings[0].endswith("changed after the proof, build the engine again")
+    engine.rename(engine.with_name("other.engine"))
+    out = run("inspect", engine.with_name("other.engine"))[1]
+    assert "warning: the manifest beside it is of 'model.engine', not of this engine\n" in out
