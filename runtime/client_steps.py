@@ -45,8 +45,8 @@ from runtime.tensors import Array
 
 POLL_S = 0.05
 """Between two looks at a server that runs and is not ready."""
-_TOO_LARGE = "larger than max"
-"""In gRPC's text about a message over a limit, whose code is that of a full queue."""
+_TOO_LARGE = ("larger than max", "bytes is too long")
+"""In the texts about a message over a limit, gRPC's and ours; the code is that of a full queue."""
 
 T = TypeVar("T")
 
@@ -108,7 +108,8 @@ class Retry:
         half of its length and the whole.
         """
         again = isinstance(error, (Unavailable, ResourceExhausted))
-        hopeless = isinstance(error, BackendUnavailable) or _TOO_LARGE in str(error)
+        too_large = any(words in str(error) for words in _TOO_LARGE)
+        hopeless = isinstance(error, BackendUnavailable) or too_large
         if attempt >= self.attempts or not again or hopeless:
             return None
         whole = min(self.first_s * 2.0 ** (attempt - 1), self.longest_s)

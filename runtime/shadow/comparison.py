@@ -128,8 +128,9 @@ def compare(
 def is_extreme(inputs: Arrays, ground: Ground) -> bool:
     """Whether any value is not finite, or larger than the evidence vouches for."""
     for name, size in ground.inputs.items():
-        # Written so that NaN is extreme.
-        largest = np.abs(inputs[name].astype(np.float64)).max(initial=0)
+        # Written so that NaN is extreme; a signalling one warns when it is cast.
+        with np.errstate(invalid="ignore"):
+            largest = np.abs(inputs[name].astype(np.float64)).max(initial=0)
         if not largest <= BEYOND * size.largest:
             return True
     return False

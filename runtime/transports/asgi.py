@@ -75,6 +75,7 @@ class GrpcApp:
         self._limit = max_message
         self._compress = compress
         self._waiting: dict[asyncio.Task[Any], tuple[Receive, float]] = {}
+        self._looks: dict[asyncio.Task[Any], asyncio.Future[Event]] = {}
         self._streaming: set[asyncio.Task[Any]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._sending = 0
@@ -192,15 +193,23 @@ class GrpcApp:
                 some = list(islice(self._waiting.items(), LOOKED_AT))
                 for task, (receive, due) in some:
                     if due <= now and task in self._waiting:
-                        await self._look(task, receive)
+                        self._look(task, receive)
         finally:
             self._looking = None
 
-    async def _look(self, task: asyncio.Task[Any], receive: Receive) -> None:
+    def _look(self, task: asyncio.Task[Any], receive: Receive) -> None:
         del self._waiting[task]  # it goes to the end of the line
         self._waiting[task] = receive, time.monotonic() + LOOK_SECONDS
-        event = await receive()
-        if event["type"] == "http.disconnect" and task in self._waiting:
+        if task not in self._looks:
+            # Nobody waits for it: there is no event until a client ends its body, or for ever.
+            look = self._looks[task] = asyncio.ensure_future(receive())
+            look.add_done_callback(lambda done: self._looked(task, done))
+
+    def _looked(self, task: asyncio.Task[Any], look: asyncio.Future[Event]) -> None:
+        del self._looks[task]
+        if look.cancelled() or look.exception() is not None:
+            return
+        if look.result()["type"] == "http.disconnect" and task in self._waiting:
             task.cancel()
 
 

@@ -57,16 +57,17 @@ class Worker:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             self._hear(json.loads(line))
-        return await self._process.wait()
+        code = await self._process.wait()
+        self._fresh.set()  # there is nothing newer to come
+        return code
 
-    async def take_snapshot(self, command: str, seconds: float) -> Snapshot:
-        """What it did so far; what it said last where it does not answer in time."""
+    async def take_snapshot(self, command: str, seconds: float) -> None:
+        """Let it say what it did so far; what it said last stays where it does not in time."""
         self._fresh.clear()
         self.tell(command)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._fresh.wait()
-        return self.snapshot
 
     async def end(self, drain_seconds: float) -> None:
         """Let it drain; kill it where that takes too long."""

@@ -107,10 +107,9 @@ class _Group:
     async def snapshot(self) -> Snapshot:
         """What all workers did, those that have ended too."""
         running = list(self._workers.values())
-        taken = await asyncio.gather(
-            *(worker.take_snapshot(SNAPSHOT, LOOP_SECONDS) for worker in running)
-        )
-        return summed(taken, self._ended)
+        await asyncio.gather(*(worker.take_snapshot(SNAPSHOT, LOOP_SECONDS) for worker in running))
+        # One that ended meanwhile is among the others now.
+        return summed([worker.snapshot for worker in self._workers.values()], self._ended)
 
     async def _announce(self, metrics_url: str) -> None:
         """Let the workers listen once all have loaded, and say so once all do."""
@@ -146,6 +145,7 @@ class _Group:
             if self._stopping:
                 return
             self._ended.append(worker.snapshot)
+            del self._workers[number]
             steady = bool(worker.address) and time.monotonic() - begun > STEADY_SECONDS
             failures = 1 if steady else failures + 1
             if not self._up or failures > ATTEMPTS:

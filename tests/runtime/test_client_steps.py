@@ -18,6 +18,7 @@ from runtime.errors import (
     Unimplemented,
 )
 from runtime.tensors import TensorSpec
+from runtime.transports.wire import check_length
 
 X = TensorSpec("x", "float32", ("batch", 2))
 
@@ -90,6 +91,12 @@ def test_the_last_attempt_fails_with_the_servers_error():
     assert len(driver.asked) == 4
 
 
+def too_long(length, limit):
+    with pytest.raises(ResourceExhausted) as caught:
+        check_length(length, limit)
+    return caught.value
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -98,6 +105,7 @@ def test_the_last_attempt_fails_with_the_servers_error():
         DeadlineExceeded("x"),
         BackendUnavailable("no library"),
         ResourceExhausted("Received message larger than max (9 vs. 4)"),
+        too_long(9, 4),
     ],
 )
 def test_what_will_fail_again_is_not_tried_again(error):

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.golden import Case, Golden, Kept
 from runtime.manifest import LOAD_OUTPUT
-from runtime.shadow.comparison import compare
+from runtime.shadow.comparison import compare, is_extreme
 from runtime.shadow.yardstick import Ground, InputSize, Yardstick, ground_from_golden
 
 SIZE = {"x": InputSize(4.0, 1.0)}
@@ -73,6 +73,12 @@ def test_inputs_beyond_the_evidence_never_count(value):
     assert found.extreme
     assert not found.differs
     assert found.outputs == {}
+
+
+def test_a_signalling_nan_is_extreme_without_a_warning():
+    inputs = rows()
+    inputs["x"].view(np.uint32)[1, 7] = 0x7F800001
+    assert is_extreme(inputs, GROUND)
 
 
 def test_extreme_inputs_are_noted_where_patterns_or_sizes_differ():

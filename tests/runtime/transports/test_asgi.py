@@ -11,7 +11,7 @@ import pytest
 
 from runtime import errors
 from runtime.errors import NotFound, Status, TwinportError
-from runtime.transports.asgi import LARGE, GrpcApp
+from runtime.transports.asgi import LARGE, LOOKED_AT, GrpcApp
 from runtime.transports.base import MAX_DETAILS
 from runtime.transports.wire import framed
 
@@ -197,6 +197,27 @@ async def test_a_client_that_leaves_cancels_its_request(exchange_type, stub, pat
     assert cancelled.is_set()
     assert app.running == 0
     assert request.sent == []
+
+
+async def test_clients_that_never_end_their_requests_hide_no_other_that_leaves(exchange_type, stub):
+    begun = asyncio.Queue()
+
+    async def forever():
+        begun.put_nowait(None)
+        await asyncio.Event().wait()
+
+    app = GrpcApp(stub(lambda *_: forever()), 1000)
+    requests = [exchange_type(parts=[framed(b"")], ends=False) for _ in range(2 * LOOKED_AT)]
+    requests.append(exchange_type(parts=[framed(b"")]))
+    running = [asyncio.create_task(request.run(app)) for request in requests]
+    for _ in requests:
+        await begun.get()
+    requests[-1].gone.set()
+    done, _ = await asyncio.wait({running[-1]}, timeout=20)
+    assert done
+    for request in requests:
+        request.gone.set()
+    await asyncio.gather(*running)
 
 
 async def test_a_slow_service_does_not_let_a_client_fill_the_memory(exchange_type, stub):
