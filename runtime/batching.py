@@ -21,10 +21,17 @@ from runtime.statistics import CallTimes, Failure, Statistics
 from runtime.tensors import Array
 from runtime.worker import Worker, check_deadline, too_late
 
-GATHER_SECONDS = 500e-6
+GATHER_SECONDS = 3e-3
 """The most that a first request waits while others keep coming in."""
 QUIET_TURNS = 2
 """Turns of the event loop without a new request after which no more are waited for."""
+QUIET_SECONDS = 300e-6
+"""The same in time, where requests are known to come side by side: a transport with threads of
+its own brings them one by one, later than the loop is through with its turns."""
+OVERLAP_NS = 60_000
+"""A request that comes sooner after an answer was on its way before: no client is that fast."""
+_NEWEST = 0.2
+"""Weight of the newest request in whether requests come side by side."""
 COARSE_SECONDS = 1e-3
 """What a timer of the event loop can tell apart; shorter delays are spent in turns."""
 
@@ -83,6 +90,9 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._crowd = 1  # requests of the last call
+        self._beside = 0.0  # share of the newest requests that came beside others
+        self._answered_ns = 0
 
     async def submit(
         self,
@@ -133,6 +143,8 @@ class Batcher:
             raise _unloaded()
         item = self._queue.put(arrays, outputs, deadline, priority=priority, timeout_s=timeout_s)
         self._arrived.set()
+        beside = len(self._queue) > 1 or item.arrived_ns - self._answered_ns < OVERLAP_NS
+        self._beside += _NEWEST * (beside - self._beside)
         if self._task is None:
             self._task = asyncio.create_task(self._work())
         left = item.left()
@@ -168,7 +180,7 @@ class Batcher:
                 await self._gather()
                 batch = self._queue.take(self._settings.max_rows)
                 if batch and self._alone:
-                    await self._call(batch, self._free[0])
+                    await self._call_or_refuse(batch, self._free[0])
                 elif batch:
                     self._call_beside(batch, self._free.pop())
         except Exception as error:
@@ -178,20 +190,28 @@ class Batcher:
             self._task = None
 
     async def _gather(self) -> None:
-        """Let requests come in, as long as it pays."""
+        """Let requests come in, as long as it pays.
+
+        A request that is alone waits for two turns of the loop. Where others come beside it,
+        as many as the last call had are waited for, or until none comes for a while.
+        """
         settings = self._settings
         if not settings.max_rows:
             await asyncio.sleep(0)  # others may go on between two calls
             return
-        start = time.monotonic()
-        quiet, full = 0, self._full()
-        while not full and quiet < QUIET_TURNS and time.monotonic() - start < GATHER_SECONDS:
+        start = seen = time.monotonic()
+        patience_s = QUIET_SECONDS if self._crowd > 1 or self._beside > 0.5 else 0.0
+        turns, full = 0, self._full()
+        while not full and (now := time.monotonic()) - start < GATHER_SECONDS:
+            complete = len(self._queue) >= self._crowd or now - seen >= patience_s
+            if turns >= QUIET_TURNS and complete:
+                break
             self._arrived.clear()
             await asyncio.sleep(0)
             if self._arrived.is_set():
-                quiet, full = 0, self._full()
+                turns, seen, full = 0, time.monotonic(), self._full()
             else:
-                quiet += 1
+                turns += 1
         if settings.delay_s:
             await self._delay(settings.delay_s)
 
@@ -221,15 +241,20 @@ class Batcher:
 
         async def call() -> None:
             try:
-                await self._call(batch, lane)
-            except Exception as error:
-                _refuse(batch, error)
+                await self._call_or_refuse(batch, lane)
             finally:
                 self._free.append(lane)
 
         task = asyncio.create_task(call())
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
+
+    async def _call_or_refuse(self, batch: list[Waiting], lane: Lane) -> None:
+        """A defect here, or memory that is used up, may not leave anybody waiting for ever."""
+        try:
+            await self._call(batch, lane)
+        except Exception as error:
+            _refuse(batch, error)
 
     async def _call(self, batch: list[Waiting], lane: Lane) -> None:
         begun = time.monotonic_ns()
@@ -251,6 +276,7 @@ class Batcher:
             if not item.answer.done():
                 item.answer.set_result({name: part[name] for name in item.outputs})
                 answered.append(begun - item.arrived_ns)
+        self._crowd, self._answered_ns = len(batch), time.monotonic_ns()
         times = CallTimes(
             rows=sum(item.rows for item in batch),
             queue_ns=answered,

@@ -45,11 +45,12 @@ CONTENTS = {
 
 _SHARED_MEMORY = "shared_memory_region"
 
-Stored: TypeAlias = Callable[[ModelInferRequest.InferInputTensor], bytes]
-"""The raw data of an input that is in shared memory."""
+Stored: TypeAlias = Callable[[ModelInferRequest.InferInputTensor, int | None], bytes]
+"""The raw data of an input that is in shared memory, and how many bytes it must have; none where
+its elements say so themselves. Nothing of another size is read."""
 
 
-def _no_memory(tensor: ModelInferRequest.InferInputTensor) -> bytes:
+def _no_memory(tensor: ModelInferRequest.InferInputTensor, _wanted: int | None) -> bytes:
     raise Unimplemented(
         f"input {_quoted(tensor.name)} is in shared memory, which is not read here; "
         "send the data in the request"
@@ -219,7 +220,9 @@ def _arrays_with_stored(request: ModelInferRequest, stored: Stored) -> dict[str,
         if tensor.name in arrays:
             raise InvalidInput(f"{what} is there twice; send it once")
         dtype = _dtype(tensor, what)
-        arrays[tensor.name] = array_from_bytes(stored(tensor), dtype, tensor.shape, what)
+        size = math.prod(checked_shape(tensor.shape, dtype, what)) * dtype.size
+        data = stored(tensor, size if dtype.size else None)
+        arrays[tensor.name] = array_from_bytes(data, dtype, tensor.shape, what)
     return arrays
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime import batching
 from runtime.batch_rows import joined, parted
 from runtime.batching import Batcher, BatchSettings, Lane
 from runtime.errors import DeadlineExceeded, InvalidInput, ResourceExhausted, Unavailable
@@ -95,6 +96,48 @@ async def test_requests_of_one_moment_share_the_first_call(model, batcher_of):
     batcher = batcher_of(max_rows=8)
     await asyncio.gather(*(batcher.submit(x(value), ["y"]) for value in range(8)))
     assert model.calls == [[0, 1, 2, 3, 4, 5, 6, 7]]
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """Wait for others as long as a test takes, where others are known to come."""
+    monkeypatch.setattr(batching, "QUIET_SECONDS", 30.0)
+    monkeypatch.setattr(batching, "GATHER_SECONDS", 30.0)
+    monkeypatch.setattr(batching, "OVERLAP_NS", 0)
+
+
+async def test_as_many_as_the_last_call_had_are_waited_for(model, batcher_of, patient):
+    batcher = batcher_of(max_rows=8)
+    await asyncio.gather(*(batcher.submit(x(value), ["y"]) for value in range(3)))
+    early = [asyncio.create_task(batcher.submit(x(value), ["y"])) for value in (3, 4)]
+    for _turn in range(10 * batching.QUIET_TURNS):
+        await asyncio.sleep(0)
+    await batcher.submit(x(5), ["y"])
+    await asyncio.gather(*early)
+    assert model.calls == [[0, 1, 2], [3, 4, 5]]
+
+
+async def test_a_request_after_another_waits_for_nobody(model, batcher_of, patient):
+    batcher = batcher_of(max_rows=8)
+    async with asyncio.timeout(10):
+        for value in range(20):
+            await batcher.submit(x(value), ["y"])
+    assert model.calls == [[value] for value in range(20)]
+
+
+async def test_memory_that_is_used_up_leaves_nobody_waiting(model, batcher_of, monkeypatch):
+    def exhausted(_requests):
+        raise MemoryError
+
+    batcher = batcher_of(max_rows=8)
+    monkeypatch.setattr(batching, "joined", exhausted)
+    async with asyncio.timeout(10):
+        answers = await asyncio.gather(
+            *(batcher.submit(x(value), ["y"]) for value in (1, 2)), return_exceptions=True
+        )
+    assert [type(answer) for answer in answers] == [MemoryError] * 2
+    monkeypatch.undo()
+    assert (await batcher.submit(x(3), ["y"]))["y"][0, 0] == 6
 
 
 async def test_no_call_has_more_rows_than_the_model_takes(model, batcher_of):

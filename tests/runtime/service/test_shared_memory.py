@@ -11,7 +11,7 @@ import pytest
 
 from runtime.codec import arrays_from_response, request_from_arrays
 from runtime.errors import Status
-from runtime.service.shared_memory import MAX_REGIONS
+from runtime.service.shared_memory import MAX_REGIONS, Place
 
 X = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
 SIZE = X.nbytes
@@ -171,6 +171,13 @@ async def test_an_input_lies_in_its_region(registered, where, text, ask, status_
     status, said = await status_of(ask(registered, "ModelInfer", request_in_memory(**where)))
     assert status is Status.INVALID_ARGUMENT
     assert text in said
+
+
+async def test_an_input_of_another_size_is_not_read(registered, monkeypatch, ask, status_of):
+    monkeypatch.setattr(Place, "read", lambda _place: pytest.fail("it was read"))
+    status, text = await status_of(ask(registered, "ModelInfer", request_in_memory(size=SIZE + 4)))
+    assert status is Status.INVALID_ARGUMENT
+    assert "has 36 bytes; FP32 [2, 4] takes 32" in text
 
 
 async def test_an_output_that_is_too_large_is_not_written(registered, shared, ask, status_of):
