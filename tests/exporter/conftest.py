@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from exporter.pipeline import ExportRequest, export_model
 from exporter.source import Source, SourceRequest, fixed_axes, free_ranges
 from exporter.write import Written
 from runtime.backends.base import BackendIdentity
+from runtime.cli import main
 from runtime.tensors import TensorSpec, spec_from_text
 
 NETS = Path(__file__).parent / "nets.py"
@@ -51,6 +53,22 @@ def make_source(
         "net", "net.py:make", module.eval(), specs, (), free_ranges(ranges), dict(values or {}),
         None,
     )  # fmt: skip
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """The program in this process: ``run('inspect', path)`` gives code, output and errors."""
+    loggers = [logging.getLogger(name) for name in ("exporter", "models", "runtime")]
+    levels = [logger.level for logger in loggers]
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        code = main([str(item) for item in argv])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield call
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

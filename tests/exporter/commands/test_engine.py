@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
 import pytest
 from onnx import TensorProto, helper
 
-from runtime.cli import main
-
 NETS = Path(__file__).parent.parent / "nets.py"
 RTX = ("--flavour", "tensorrt-rtx")
-
-
-@pytest.fixture
-def run(capsys):
-    loggers = [logging.getLogger(name) for name in ("exporter", "models", "runtime")]
-    levels = [logger.level for logger in loggers]
-
-    def call(*argv):
-        code = main([str(item) for item in argv])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    yield call
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 @pytest.fixture

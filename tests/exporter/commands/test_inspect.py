@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 
 import pytest
 
 from exporter.summary import graph_to_look_at
-from runtime.cli import main
 from runtime.errors import NotFound
-
-
-@pytest.fixture
-def run(capsys):
-    loggers = [logging.getLogger(name) for name in ("exporter", "models", "runtime")]
-    levels = [logger.level for logger in loggers]
-
-    def call(*argv):
-        code = main([str(item) for item in argv])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    yield call
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 def test_a_version_is_shown_with_provenance_and_proof(run, lenet):

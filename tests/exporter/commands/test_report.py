@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import webbrowser
 
 import pytest
 
-from runtime.cli import main
-
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(run, monkeypatch, tmp_path):
     """Run ``twinport`` where there is no browser, so that nothing is drawn."""
     tools = tmp_path / "tools"
     tools.mkdir()
     monkeypatch.setenv("PATH", str(tools))
     monkeypatch.delenv("TWINPORT_CHROMIUM", raising=False)
-    loggers = [logging.getLogger(name) for name in ("exporter", "models", "runtime")]
-    levels = [logger.level for logger in loggers]
-
-    def call(*argv):
-        code = main([str(item) for item in argv])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    yield call
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    return run
 
 
 @pytest.fixture

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 
 import pytest
 
 from exporter.engine.summary import engine_summary, holds_engine
 from exporter.summary import artifact_file
-from runtime.cli import main
 from runtime.errors import NotFound, RepositoryError
-
-
-@pytest.fixture
-def run(capsys):
-    loggers = [logging.getLogger(name) for name in ("exporter", "models", "runtime")]
-    levels = [logger.level for logger in loggers]
-
-    def call(*argv):
-        code = main([str(item) for item in argv])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    yield call
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 def test_an_engine_is_shown_with_profiles_layers_and_its_pending_proof(run, lenet_engine):
