@@ -26,6 +26,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
+from marks import put_between
 from moe_yardsticks import YARDSTICKS, StaticLoop
 
 from exporter.experts.adapters import find_layers
@@ -39,7 +40,6 @@ from runtime.tensors import TensorSpec
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "moe_forms.json"
 DOCUMENT = ROOT / "docs" / "moe.md"
-BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
 WIDTH, HIDDEN, TOP_K = 256, 1024, 2
 EXPERTS, TOKENS = (8, 32, 64), (1, 16, 256)
 INPUTS = 6
@@ -215,8 +215,7 @@ def table_from_record(record: Mapping[str, Any]) -> str:
 
 def with_table(text: str, record: Mapping[str, Any]) -> str:
     """The document with the record's table between its marks."""
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}{table_from_record(record)}\n{END}{rest.split(END)[1]}"
+    return put_between(text, "measured", table_from_record(record))
 
 
 def processor() -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from marks import put_between
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -42,7 +43,6 @@ from runtime.tables import console
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "parity.json"
 DOCUMENT = ROOT / "docs" / "engines.md"
-BEGIN, END = "<!-- parity:begin -->\n", "<!-- parity:end -->"
 MODELS = {"lenet5": "auto", "moe": "static"}
 """With the form of the expert layers; the static one is what TensorRT takes."""
 LIBRARIES = (
@@ -191,8 +191,7 @@ def table_from_record(record: Mapping[str, Any]) -> str:
 
 def with_table(text: str, record: Mapping[str, Any]) -> str:
     """The document with the record's table between its marks."""
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}{table_from_record(record)}\n{END}{rest.split(END)[1]}"
+    return put_between(text, "parity", table_from_record(record))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from marks import put_between
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "path.json"
 README = ROOT / "README.md"
-BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
 PROGRAM = [str(Path(sys.executable).with_name("twinport"))]
 BARE_EXPORT = """
 import torch
@@ -136,8 +137,7 @@ def table_from_record(record: dict) -> str:
 
 def with_table(text: str, record: dict) -> str:
     """The README with the table of a record between its marks."""
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}{table_from_record(record)}\n{END}{rest.split(END)[1]}"
+    return put_between(text, "measured", table_from_record(record))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import uvloop
+from marks import put_between
 from serving import exported
 from serving_load import payload_of
 from serving_servers import METHOD
@@ -39,7 +40,6 @@ from runtime.transports.wire import framed
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "serving_profile.json"
 DOCUMENT = ROOT / "docs" / "speed.md"
-BEGIN, END = "<!-- profile:begin -->\n", "<!-- profile:end -->"
 ROWS = (1, 64)
 IN_FLIGHT = (1, 8, 32)
 SECONDS = 0.5
@@ -143,8 +143,7 @@ def table_from_record(record: Mapping[str, Any]) -> str:
 
 def with_table(text: str, record: Mapping[str, Any]) -> str:
     """The document with the table of a record between its marks."""
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}{table_from_record(record)}\n{END}{rest.split(END)[1]}"
+    return put_between(text, "profile", table_from_record(record))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-BEGIN, END = "<!-- measured:begin -->\n", "<!-- measured:end -->"
-SUMMARY_BEGIN, SUMMARY_END = "<!-- speed:begin -->\n", "<!-- speed:end -->"
+from marks import put_between
+
 COLUMNS = ("1", "8", "32", "128", "1x64", "4x64", "16x64", "8/8", "32/8", "128/8")
 
 Verdict = tuple[str, bool | None]
@@ -130,8 +130,7 @@ def _line(text: str, holds: bool | None) -> str:
 
 def with_tables(text: str, record: Mapping[str, Any]) -> str:
     """The document with the tables of a record between its marks."""
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}{tables_from_record(record)}\n{END}{rest.split(END)[1]}"
+    return put_between(text, "measured", tables_from_record(record))
 
 
 def summary_from_record(record: Mapping[str, Any]) -> str:
@@ -160,6 +159,4 @@ def summary_from_record(record: Mapping[str, Any]) -> str:
 
 def with_summary(text: str, record: Mapping[str, Any]) -> str:
     """The README with the summary of a record between its marks."""
-    head, rest = text.split(SUMMARY_BEGIN)
-    tail = rest.split(SUMMARY_END)[1]
-    return f"{head}{SUMMARY_BEGIN}{summary_from_record(record)}\n{SUMMARY_END}{tail}"
+    return put_between(text, "speed", summary_from_record(record))
