@@ -14,11 +14,14 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import OutputFixPass
 
 from exporter.blame.explain import not_captured, not_converted
 from exporter.ends import name_ends, output_names
 from exporter.experts.opaque import opaque_layers
 from exporter.inner import with_inner_outputs
+from exporter.passes.run import run_passes
+from exporter.passes.tidy import TIDY
 from exporter.ranges import range_of
 from exporter.recurrent import recurrent_operators
 from exporter.source import Source
@@ -62,7 +65,7 @@ def onnx_from_module(source: Source, opset: int = DEFAULT_OPSET) -> ir.Model:
             program = _captured(source, examples, shapes)
             model = _converted(program, examples, shapes, source, names, opset)
     name_ends(model, [spec.name for spec in source.inputs], names)
-    return model
+    return run_passes(model, TIDY)
 
 
 def example_inputs(source: Source) -> dict[str, torch.Tensor]:
@@ -153,16 +156,19 @@ def _converted(
     opset: int,
 ) -> ir.Model:
     try:
-        # Names and axes are lost on the way unless they are given a second time.
+        # Names and axes are lost on the way unless they are given a second time. What torch
+        # would optimise, our own passes do, which keep names and modules.
         converted = torch.onnx.export(
             program, (), kwargs=dict(examples), dynamo=True, opset_version=opset,
             dynamic_shapes=dict(shapes), input_names=[spec.name for spec in source.inputs],
-            output_names=outputs, verbose=False,
+            output_names=outputs, verbose=False, optimize=False,
         )  # fmt: skip
     except Exception as error:
         raise not_converted(source, error) from error
     assert converted is not None
-    return converted.model
+    # An output that is an input or another output, too, gets a node of its own.
+    model: ir.Model = OutputFixPass()(converted.model).model
+    return model
 
 
 @contextmanager
