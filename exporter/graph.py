@@ -20,10 +20,13 @@ from contextlib import (
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import OutputFixPass
 
 from exporter.experts.opaque import opaque_layers
 from exporter.experts.suspects import CURE, suspects_of
 from exporter.outputs import named_outputs
+from exporter.passes.run import run_passes
+from exporter.passes.tidy import TIDY
 from exporter.ranges import range_of
 from exporter.source import Source
 from runtime.errors import ExportError, InvalidInput
@@ -66,7 +69,7 @@ def onnx_from_module(source: Source, opset: int = DEFAULT_OPSET) -> ir.Model:
         program = _captured(source, examples, shapes)
         model = _converted(program, examples, shapes, source, names, opset)
     _name_ends(model, [spec.name for spec in source.inputs], names)
-    return model
+    return run_passes(model, TIDY)
 
 
 def example_inputs(source: Source) -> dict[str, torch.Tensor]:
@@ -185,18 +188,21 @@ def _converted(
     opset: int,
 ) -> ir.Model:
     try:
-        # Names and axes are lost on the way unless they are given a second time.
+        # Names and axes are lost on the way unless they are given a second time. What torch
+        # would optimise, our own passes do, which keep names and modules.
         converted = torch.onnx.export(
             program, (), kwargs=dict(examples), dynamo=True, opset_version=opset,
             dynamic_shapes=dict(shapes), input_names=[spec.name for spec in source.inputs],
-            output_names=outputs, verbose=False,
+            output_names=outputs, verbose=False, optimize=False,
         )  # fmt: skip
     except Exception as error:
         raise ExportError(
             f"torch.onnx cannot convert {type(source.module).__name__}: {_first_line(error)}"
         ) from error
     assert converted is not None
-    return converted.model
+    # An output that is an input or another output, too, gets a node of its own.
+    model: ir.Model = OutputFixPass()(converted.model).model
+    return model
 
 
 def _name_ends(model: ir.Model, inputs: list[str], outputs: list[str]) -> None:

@@ -22,7 +22,9 @@ from exporter.graph import (
 )
 from exporter.layers import module_map
 from exporter.parity import ProofOptions, Proved, prove
+from exporter.passes.drop_dead_code import drop_dead_code
 from exporter.passes.expand_experts import expand_experts
+from exporter.passes.merge_duplicates import merge_duplicates
 from exporter.passes.run import Pass, run_passes
 from exporter.passes.strip_provenance import strip_provenance
 from exporter.ranges import Range, range_of
@@ -119,7 +121,9 @@ def passes_for(request: ExportRequest, source: Source) -> Sequence[Pass]:
     form = request.moe_form
     if request.engine is not None and form == "auto":
         form = "static"  # an engine is built from the very file that was proved
-    return (expand_experts(form, _sizes(source)), strip_provenance)
+    return (
+        expand_experts(form, _sizes(source)), merge_duplicates, drop_dead_code, strip_provenance
+    )  # fmt: skip
 
 
 def _sizes(source: Source) -> dict[str, Range]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from runtime.client_wire import ServedModel
 from runtime.errors import InvalidInput
 from runtime.preprocess import Label, array_from_image, read_image, top_labels
-from runtime.tensors import Array
+from runtime.tensors import Array, TensorSpec
 
 
 def arrays_from_pictures(
@@ -42,7 +43,15 @@ def arrays_from_pictures(
         )
         for picture in pictures
     ]  # fmt: skip
-    return {model.inputs[0].name: np.stack(arrays)}
+    return {model.inputs[0].name: _as_wanted(np.stack(arrays), model.inputs[0])}
+
+
+def _as_wanted(pictures: Array, spec: TensorSpec) -> Array:
+    """``[n, channels, height, width]`` in the shape that the server takes for as many values."""
+    below = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
+    if len(below) == len(spec.shape) - 1 and math.prod(below) == pictures[0].size:
+        return pictures.reshape(len(pictures), *below)
+    return pictures
 
 
 def labels_of(
@@ -53,8 +62,9 @@ def labels_of(
     if not names:
         return None
     for array in outputs.values():
-        if array.ndim == 2 and array.shape[1] == len(names) and array.dtype.kind == "f":
-            return [top_labels(row, names, top) for row in array]
+        fits = array.ndim >= 2 and array.size == len(array) * len(names)
+        if fits and array.dtype.kind == "f":
+            return [top_labels(row.reshape(-1), names, top) for row in array]
     return None
 
 

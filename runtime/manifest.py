@@ -103,6 +103,8 @@ class ModuleOrigin:
     module_class: str
     operator: str
     """The ONNX operator that gives the value."""
+    fused: tuple[str, ...] = ()
+    """Modules after it that a pass put into the same node; the value is what the last gives."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ from runtime.model_config import (
     config_from_text,
     config_to_text,
     read_config,
+    reshaped_dims,
     specs_from_config,
 )
+from runtime.reshape import Reshapes, reshapes_from_dims
 from runtime.tensors import Axis, TensorSpec, format_shape
 from runtime.warmup import WarmupSample, warmups_from_config
 
@@ -56,8 +58,8 @@ class ServingConfig:
         filename: The artifact in a version's folder.
         max_batch_size: None without a file: then the manifest says it.
         policy: Which versions to load.
-        inputs: With the batch axis; empty where the file lists none.
-        outputs: With the batch axis; empty where the file lists none.
+        inputs: As the artifact has them, with the batch axis; empty where the file lists none.
+        outputs: Likewise.
         text: The file, canonical.
         batching: How requests are joined; none where the file does not say.
         instances: How often a version is opened; once where there are none.
@@ -147,6 +149,21 @@ def complete_config(config: ServingConfig, facts: ModelFacts) -> bytes:
     if not full.output:
         full.output.extend(found.output)
     return full.SerializeToString(deterministic=True)
+
+
+def reshapes_of(config: bytes, facts: ModelFacts) -> Reshapes:
+    """The tensors that clients see in another shape than the artifact has.
+
+    Args:
+        config: What ``complete_config`` gave.
+        facts: The artifact's tensors, narrowed by the configuration.
+    """
+    inputs, outputs = reshaped_dims(config)
+    batched = facts.max_batch_size > 0
+    return Reshapes(
+        reshapes_from_dims(inputs, {spec.name: spec for spec in facts.inputs}, batched=batched),
+        reshapes_from_dims(outputs, {spec.name: spec for spec in facts.outputs}, batched=batched),
+    )
 
 
 def batching_of(config: ServingConfig, max_batch_size: int, *, proved: bool) -> BatchSettings:

@@ -38,8 +38,13 @@ def _sockets() -> Iterator[socket.socket]:
     for name in os.listdir(_FOLDER):
         try:
             # A copy: the number may stand for another file by the time it is looked at.
-            found = socket.socket(fileno=os.dup(int(name)))
+            copy = os.dup(int(name))
         except OSError:
+            continue
+        try:
+            found = socket.socket(fileno=copy)
+        except OSError:
+            os.close(copy)
             continue
         with found:
             inet = found.family in (socket.AF_INET, socket.AF_INET6)

@@ -105,7 +105,7 @@ def test_a_worker_that_dies_is_replaced_and_what_it_did_stays_counted(shared):
 
 
 def test_sigterm_lets_the_requests_of_every_worker_finish(server):
-    arrays = {"x": np.ones((1, 256), np.float32), "times": np.array(50_000)}
+    arrays = {"x": np.ones((1, 256), np.float32), "times": np.array([50_000])}
     slow = request_from_arrays(arrays, model="slow").SerializeToString()
     channels = infer(server, 8)
     futures = [channel.unary_unary(f"/{SERVICE}/ModelInfer").future(slow) for channel in channels]
