@@ -37,7 +37,7 @@ class OwnedGraph:
         self.nodes: list[NodeProto] = list(graph.node)
         self.inputs = [item.name for item in graph.input if item.name not in constants]
         self.outputs = [item.name for item in graph.output]
-        self.owners = [_owner(node, origins) for node in self.nodes]
+        self.owners = [_owner(node, origins, module_map) for node in self.nodes]
         self.producer = {name: i for i, node in enumerate(self.nodes) for name in node.output}
         self._reads = [tuple(dict.fromkeys(_read_by(node))) for node in self.nodes]
         self._readers: dict[str, list[int]] = {}
@@ -145,15 +145,15 @@ class OwnedGraph:
         return name in self.inputs if position is None else self._varying[position]
 
 
-def _owner(node: NodeProto, origins: Origins) -> str | None:
-    found = (origins.module_of_value(name) for name in node.output if name)
+def _owner(node: NodeProto, origins: Origins, module_map: Mapping[str, ModuleOrigin]) -> str | None:
+    """The module whose value a node gives: of several in one node the last."""
+    names = [name for name in node.output if name]
+    known = next((module_map[name] for name in names if name in module_map), None)
+    if known is not None and known.fused:
+        return known.fused[-1]
+    found = (origins.module_of_value(name) for name in names)
     module = next((module for module in found if module is not None), None)
-    return None if module is None or _is_of_torch(module.path) else module.path
-
-
-def _is_of_torch(path: str) -> bool:
-    """What torch.export writes where it knows no module, as for the sizes of inputs."""
-    return path.startswith("_empty_nn_module_stack")
+    return None if module is None else module.path
 
 
 def _within(owner: str | None, paths: Collection[str]) -> bool:
