@@ -110,7 +110,7 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
         request.engine.check(source.inputs, _sizes(source))
     real = real_data(source, request.data, request.samples)
     notify(f"exporting {source.module_class}, {source.parameters:,} parameters")
-    graph = _graph(source, request, passes_for(request, source))
+    graph = _graph(source, request.opset, passes_for(request, source), request.data_above)
     _check_waivers(request.proof, graph)
     with staged_folder(folder) as staging:
         data = graph.file.write(staging / MODEL_FILE)
@@ -139,14 +139,16 @@ def _sizes(source: Source) -> dict[str, Range]:
     return {axis: range_of(axis, source.ranges) for axis in free_axes(source.inputs)}
 
 
-def _graph(source: Source, request: ExportRequest, passes: Sequence[Pass]) -> _Graph:
-    model = onnx_from_module(source, request.opset)
+def _graph(
+    source: Source, opset: int, passes: Sequence[Pass], data_above: int = DATA_ABOVE_BYTES
+) -> _Graph:
+    model = onnx_from_module(source, opset)
     origins = module_map(model)
-    view = _view(model, request.data_above) if source.experts else None
+    view = _view(model, data_above) if source.experts else None
     warnings = dense_warnings(model, suspects_of(source.module, source.experts))
     model = run_passes(model, passes)
     outputs = specs_from_values(model.graph.outputs)
-    file = serialized_graph(model, MODEL_FILE, request.data_above)
+    file = serialized_graph(model, MODEL_FILE, data_above)
     return _Graph(file, outputs, origins, view, warnings)
 
 
