@@ -124,6 +124,11 @@ class Truth:
         self._margin: Array | None = None
 
     @property
+    def module(self) -> torch.nn.Module:
+        """The widened copy that runs."""
+        return self._module
+
+    @property
     def margin(self) -> Array | None:
         """``[rows]`` how clearly the last call's rows chose their experts.
 
