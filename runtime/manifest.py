@@ -79,6 +79,15 @@ class EngineRecord:
 
 
 @dataclass(frozen=True)
+class DataFile:
+    """Weights of an ONNX artifact in a file of their own beside it."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Artifact:
     """The file that is served."""
 
@@ -92,6 +101,8 @@ class Artifact:
     """Library and version of everything that had a hand in it."""
     engine: EngineRecord | None = None
     """How it was built, where the format is ``engine``."""
+    data: tuple[DataFile, ...] = ()
+    """Every file beside it that it reads weights from."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,8 @@ class ModuleOrigin:
     module_class: str
     operator: str
     """The ONNX operator that gives the value."""
+    fused: tuple[str, ...] = ()
+    """Modules after it that a pass put into the same node; the value is what the last gives."""
 
 
 @dataclass(frozen=True)

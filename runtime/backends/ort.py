@@ -21,6 +21,7 @@ from runtime.errors import (
     TwinportError,
     Unavailable,
 )
+from runtime.external_data import check_external_data
 from runtime.tensors import Array, TensorSpec
 
 Run = Callable[[Any, Sequence[str], Mapping[str, Array], Any], list[Array]]
@@ -151,6 +152,7 @@ def _session(model: Path, provider: str, options: BackendOptions) -> Any:
 
     if not model.is_file():
         raise RepositoryError(f"{model} does not exist")
+    check_external_data(model)
     return _translated(opened, RepositoryError, f"{model.name} cannot be loaded: ")
 
 
