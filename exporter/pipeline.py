@@ -21,6 +21,7 @@ from exporter.graph import (
     onnx_from_module,
     specs_from_values,
 )
+from exporter.inner import is_inner
 from exporter.layer_proof.blame import located
 from exporter.layers import module_map
 from exporter.parity import ProofOptions, Proved, prove
@@ -206,9 +207,15 @@ def _manifest(name: str, source: Source, graph: _Graph, proved: Proved, opset: i
         module_map=graph.origins,
         proofs=(replace(proved.proof, warnings=(*proved.proof.warnings, *graph.warnings)),),
         preprocessing=source.preprocessing,
-        on_request=(LOAD_OUTPUT,) if source.experts else (),
+        on_request=_on_request(source, graph.outputs),
         labels=source.labels,
     )
+
+
+def _on_request(source: Source, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """The load of the experts and the outputs of inner modules, where there are any."""
+    own = (LOAD_OUTPUT,) if source.experts else ()
+    return own + tuple(spec.name for spec in outputs if is_inner(spec.name, source.also))
 
 
 def _version(package: str) -> str:
