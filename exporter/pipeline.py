@@ -22,6 +22,7 @@ from exporter.graph import (
     specs_from_values,
 )
 from exporter.inner import is_inner
+from exporter.layer_proof.blame import located
 from exporter.layers import module_map
 from exporter.parity import ProofOptions, Proved, prove
 from exporter.passes.drop_dead_code import drop_dead_code
@@ -119,6 +120,7 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
             graph.view.write(staging / VIEW_FILE)
         notify(f"proving against PyTorch in float64{_on(real)}")
         proved = _prove(source, graph, staging / MODEL_FILE, real, request.proof)
+        proved = located(source, staging / MODEL_FILE, graph.origins, proved, notify)
         manifest = _manifest(folder.name, source, graph, proved, request.opset)
         manifest = replace(manifest, artifact=replace(manifest.artifact, data=data))
         label_output = source.output_names[0] if source.labels else None
