@@ -139,6 +139,8 @@ def _session(model: Path, provider: str, options: BackendOptions) -> Any:
         made.intra_op_num_threads = options.threads
         made.inter_op_num_threads = 1
         made.log_severity_level = _ERRORS_ONLY
+        if not options.layouts:
+            made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         if not options.optimised:
             made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         made.add_session_config_entry("session.intra_op.allow_spinning", "0")
