@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from exporter.artifact import DATA_ABOVE_BYTES, SerializedGraph, serialized_graph
 from exporter.engine.after_export import EngineWish, with_engine
 from exporter.experts.suspects import dense_warnings, suspects_of
 from exporter.experts.view import expert_view
@@ -21,6 +22,8 @@ from exporter.graph import (
     onnx_from_module,
     specs_from_values,
 )
+from exporter.inner import is_inner
+from exporter.layer_proof.blame import located
 from exporter.layers import module_map
 from exporter.parity import ProofOptions, Proved, prove
 from exporter.passes.drop_dead_code import drop_dead_code
@@ -61,6 +64,7 @@ class ExportRequest:
         proof: How the proof is made.
         engine: The engine to build from each version once it is proved; none where no engine
             is wanted.
+        data_above: Bytes of weights above which they get a file of their own.
         precisions: The lower precisions to make of it, beside it.
     """
 
@@ -73,6 +77,7 @@ class ExportRequest:
     moe_form: str = "auto"
     proof: ProofOptions = field(default_factory=ProofOptions)
     engine: EngineWish | None = None
+    data_above: int = DATA_ABOVE_BYTES
     precisions: PrecisionWish | None = None
 
 
@@ -80,11 +85,16 @@ class ExportRequest:
 class _Graph:
     """The graph as it will be written, and what is read off it."""
 
-    data: bytes
+    file: SerializedGraph
     outputs: tuple[TensorSpec, ...]
     origins: dict[str, ModuleOrigin]
-    view: bytes | None
+    view: SerializedGraph | None
     warnings: tuple[str, ...]
+
+    @property
+    def data(self) -> bytes:
+        """Of the ONNX file, without the weights that lie beside it."""
+        return self.file.data
 
 
 def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda _: None) -> Written:
@@ -110,7 +120,7 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
     if request.precisions is not None:
         request.precisions.check(source, real, request.moe_form)
     notify(f"exporting {source.module_class}, {source.parameters:,} parameters")
-    graph = _graph(source, request.opset, passes_for(request, source))
+    graph = _graph(source, request.opset, passes_for(request, source), request.data_above)
     _check_waivers(request.proof, graph)
     label_output = source.output_names[0] if source.labels else None
     written = _same_version(folder, graph, source) if request.precisions else None
@@ -122,8 +132,9 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
     if request.precisions is None:
         return written
     full = FullVersion(
-        written, source, real, _graphs_of(request, source, written), label_output, request.proof
-    )
+        written, source, real, _graphs_of(request, source, written), label_output, request.proof,
+        request.data_above,
+    )  # fmt: skip
     lower = lower_versions(full, request.precisions, notify)
     if request.engine is not None:
         lower = tuple(with_engine(item, request.engine) for item in lower)
@@ -140,12 +151,14 @@ def _proved_version(
     notify: Callable[[str], None],
 ) -> Written:
     with staged_folder(folder) as staging:
-        (staging / MODEL_FILE).write_bytes(graph.data)
+        data = graph.file.write(staging / MODEL_FILE)
         if graph.view is not None:
-            (staging / VIEW_FILE).write_bytes(graph.view)
+            graph.view.write(staging / VIEW_FILE)
         notify(f"proving against PyTorch in float64{_on(real)}")
         proved = _prove(source, graph, staging / MODEL_FILE, real, request.proof)
+        proved = located(source, staging / MODEL_FILE, graph.origins, proved, notify)
         manifest = _manifest(folder.name, source, graph, proved, request.opset)
+        manifest = replace(manifest, artifact=replace(manifest.artifact, data=data))
         if request.precisions is not None:
             request.precisions.check_names(folder, manifest, label_output)
         return write_version(staging, folder, manifest, proved.golden, label_output)
@@ -181,7 +194,8 @@ def _graphs_of(
 
     def graph(opset: int) -> ir.Model:
         if opset <= request.opset and not two_forms:
-            return ir.load(written.folder / written.manifest.artifact.file)
+            model = ir.load(written.folder / written.manifest.artifact.file)
+            return ir.external_data.load_to_model(model)
         form = "sorted" if two_forms else request.moe_form
         model = onnx_from_module(source, max(opset, request.opset))
         return run_passes(model, passes_for(replace(request, moe_form=form), source))
@@ -203,22 +217,22 @@ def _sizes(source: Source) -> dict[str, Range]:
     return {axis: range_of(axis, source.ranges) for axis in free_axes(source.inputs)}
 
 
-def _graph(source: Source, opset: int, passes: Sequence[Pass]) -> _Graph:
+def _graph(
+    source: Source, opset: int, passes: Sequence[Pass], data_above: int = DATA_ABOVE_BYTES
+) -> _Graph:
     model = onnx_from_module(source, opset)
     origins = module_map(model)
-    view = _view(model) if source.experts else None
+    view = _view(model, data_above) if source.experts else None
     warnings = dense_warnings(model, suspects_of(source.module, source.experts))
     model = run_passes(model, passes)
     outputs = specs_from_values(model.graph.outputs)
-    return _Graph(_serialized(model), outputs, origins, view, warnings)
+    file = serialized_graph(model, MODEL_FILE, data_above)
+    return _Graph(file, outputs, origins, view, warnings)
 
 
-def _view(model: ir.Model) -> bytes:
-    return _serialized(run_passes(expert_view(model), (strip_provenance,)))
-
-
-def _serialized(model: ir.Model) -> bytes:
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+def _view(model: ir.Model, data_above: int) -> SerializedGraph:
+    view = run_passes(expert_view(model), (strip_provenance,))
+    return serialized_graph(view, VIEW_FILE, data_above)
 
 
 def _check_waivers(options: ProofOptions, graph: _Graph) -> None:
@@ -268,9 +282,15 @@ def _manifest(name: str, source: Source, graph: _Graph, proved: Proved, opset: i
         module_map=graph.origins,
         proofs=(replace(proved.proof, warnings=(*proved.proof.warnings, *graph.warnings)),),
         preprocessing=source.preprocessing,
-        on_request=(LOAD_OUTPUT,) if source.experts else (),
+        on_request=_on_request(source, graph.outputs),
         labels=source.labels,
     )
+
+
+def _on_request(source: Source, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """The load of the experts and the outputs of inner modules, where there are any."""
+    own = (LOAD_OUTPUT,) if source.experts else ()
+    return own + tuple(spec.name for spec in outputs if is_inner(spec.name, source.also))
 
 
 def _version(package: str) -> str:

@@ -54,8 +54,8 @@ class Trio:
         self._margin = margin
         self._outputs = list(outputs)
         self._backend = backend
-        self._torch32 = torch_float32(source.module)
-        self._truth = Truth(source.module)
+        self._torch32 = torch_float32(source.module, also=source.also)
+        self._truth = Truth(source.module, source.also)
 
     @property
     def lowered(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from runtime.instances import InstanceGroup, instances_from_config
 from runtime.layout import CONFIG_FILE
 from runtime.model_config import (
     ModelFacts,
+    check_servable,
     config_from_facts,
     config_from_text,
     config_to_text,
@@ -21,6 +22,7 @@ from runtime.model_config import (
     specs_from_config,
 )
 from runtime.reshape import Reshapes, reshapes_from_dims
+from runtime.session_config import SessionConfig, session_from_config
 from runtime.tensors import Axis, TensorSpec, format_shape
 from runtime.warmup import WarmupSample, warmups_from_config
 
@@ -65,6 +67,7 @@ class ServingConfig:
         instances: How often a version is opened; once where there are none.
         warmups: What a version runs before it is ready.
         label_files: By output: a file in the model's folder with a class a line.
+        session: The threads that it asks for.
     """
 
     name: str
@@ -79,14 +82,15 @@ class ServingConfig:
     instances: tuple[InstanceGroup, ...] = ()
     warmups: tuple[WarmupSample, ...] = ()
     label_files: Mapping[str, str] = field(default_factory=dict)
+    session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def read_serving_config(folder: Path) -> ServingConfig:
     """Read a model's configuration; a folder without one is left to its model.
 
     Raises:
-        RepositoryError: The file cannot be read, names another model, or a file that
-            does not lie in the version's folder.
+        RepositoryError: The file cannot be read, names another model, a file that does not
+            lie in the version's folder, or something that is not served.
     """
     path = folder / CONFIG_FILE
     if not path.exists():
@@ -97,6 +101,7 @@ def read_serving_config(folder: Path) -> ServingConfig:
             f"{path} names the model '{config.name}'; its folder is '{folder.name}', "
             "so rename one of the two"
         )
+    check_servable(config, str(path))
     filename = config.default_model_filename
     if filename:
         check_file_name(filename, path)
@@ -116,6 +121,7 @@ def read_serving_config(folder: Path) -> ServingConfig:
             for output in config.output
             if output.label_filename
         },
+        session_from_config(config, str(path)),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from exporter.commands.engine import (
     refuse_failed,
     show_engine,
 )
-from exporter.commands.options import FILE, FOLDER, source_options, specs_from_options
+from exporter.commands.options import FILE, FOLDER, SizeType, source_options, specs_from_options
 from runtime.cli import run_command
 from runtime.errors import UsageProblem
 from runtime.tables import console, judgement_table
@@ -46,6 +46,8 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
               help="How layers of experts are written.")  # fmt: skip
 @click.option("--data", type=FOLDER, help="Folder of MNIST; else TWINPORT_DATA, else ./data.")
 @click.option("--samples", type=FILE, help=".npz with rows of real inputs to prove with.")
+@click.option("--also-output", "also", multiple=True, metavar="MODULE",
+              help="Of an inner module ('fc1'); sent to clients that ask for it.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
               help="Of the drawn inputs.")  # fmt: skip
 @click.option("--proof-budget", type=click.FloatRange(0), default=20.0, show_default=True,
@@ -58,6 +60,8 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
               help="Make NAME_fp16 and so on beside it; may be given again.")  # fmt: skip
 @click.option("--keep", multiple=True, metavar="MODULE",
               help="A module that stays fp32 in a lower precision.")  # fmt: skip
+@click.option("--external-data", "data_above", type=SizeType(), default="1GB", show_default=True,
+              help="Weights above this go to a file of their own beside it.")  # fmt: skip
 @click.option("--engine", is_flag=True,
               help="Build a TensorRT engine of each proved version, too.")  # fmt: skip
 @click.option("--flavour", type=FlavourType(), help="Of the engine; see twinport engine.")
@@ -76,12 +80,14 @@ def export(
     moe_form: str,
     data: Path | None,
     samples: Path | None,
+    also: tuple[str, ...],
     seed: int,
     proof_budget: float,
     allow_constant: tuple[str, ...],
     allow_degraded_truth: bool,
     precisions: tuple[str, ...],
     keep: tuple[str, ...],
+    data_above: int,
     engine: bool,
     flavour: str | None,
     profiles: tuple[Profile, ...],
@@ -100,13 +106,13 @@ def export(
     from exporter.source import SourceRequest
 
     source = SourceRequest(
-        model, weights, specs_from_options(inputs), dict(ranges), dict(values)
+        model, weights, specs_from_options(inputs), dict(ranges), dict(values), also
     )  # fmt: skip
     proof = ProofOptions(seed, proof_budget, frozenset(allow_constant), allow_degraded_truth)
     wish = _engine_wish(engine, flavour, profiles)
     lower = _precision_wish(precisions, keep, data, samples)
     request = ExportRequest(
-        source, repository, name, opset, data, samples, moe_form, proof, wish, lower
+        source, repository, name, opset, data, samples, moe_form, proof, wish, data_above, lower
     )
     written = export_model(request, lambda line: click.echo(line, err=True))
     if as_json:

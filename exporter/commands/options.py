@@ -19,6 +19,10 @@ _NUMBER = r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 _VALUES = re.compile(rf"(?P<name>[^=\s]+)\s*=\s*(?P<low>{_NUMBER})(:(?P<high>{_NUMBER}))?")
 
 
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMG]?B?)", re.IGNORECASE)
+_UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9}
+
+
 class RangeType(click.ParamType[tuple[str, tuple[int, int]]]):
     """``name=low:high`` with whole numbers, or ``name=size`` for one."""
 
@@ -53,6 +57,21 @@ class ValuesType(click.ParamType[tuple[str, tuple[float, float]]]):
             self.fail(f"'{value}' cannot be read; wanted the form 'x=-0.5:0.5'", param, ctx)
         low = _number(found["low"])
         return found["name"], (low, _number(found["high"]) if found["high"] else low)
+
+
+class SizeType(click.ParamType[int]):
+    """Bytes, as a number or with a unit: ``64KB``, ``1GB``; a thousand of one is the next."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read one text; click asks with what was read already, too."""
+        if isinstance(value, int):
+            return value
+        found = _SIZE.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"'{value}' cannot be read; wanted the form '500MB'", param, ctx)
+        return round(float(found["number"]) * _UNITS[found["unit"].upper()])
 
 
 def _number(text: str) -> float:

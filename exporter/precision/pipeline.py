@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from exporter.artifact import serialized_graph
 from exporter.layers import module_map
 from exporter.parity import ProofOptions
 from exporter.precision.kinds import FLOATS, lower_name
@@ -89,6 +90,7 @@ class FullVersion:
         graph: Makes its graph anew, of at least an opset.
         label_output: The output that the labels are for.
         proof: How proofs are made.
+        data_above: Bytes of weights above which they get a file of their own.
     """
 
     written: Written
@@ -97,6 +99,7 @@ class FullVersion:
     graph: Callable[[int], ir.Model]
     label_output: str | None
     proof: ProofOptions
+    data_above: int
 
 
 def lower_versions(full: FullVersion, wish: PrecisionWish, notify: Notify) -> tuple[Written, ...]:
@@ -138,10 +141,10 @@ def lower_version(
     notify(f"lowering to {precision}, measured on {calibration.name}")
     model = typed(full.graph(opset))
     lowered = lower_graph(model, precision, calibration, keep)
-    data = ir.to_proto(lowered.model).SerializeToString(deterministic=True)
+    graph = serialized_graph(lowered.model, given.manifest.artifact.file, full.data_above)
     with staged_folder(folder) as staging:
         file = staging / given.manifest.artifact.file
-        file.write_bytes(data)
+        data_files = graph.write(file)
         notify(f"proving {name}, {lowered.operators} operators in {precision}")
         evidence, proof = given.manifest.evidence, given.manifest.proof
         assert evidence is not None
@@ -152,7 +155,8 @@ def lower_version(
             replace(full.proof, precision=precision),
             (proof, read_golden(given.folder / evidence.file)),
         )
-        manifest = _manifest(given, name, precision, data, lowered, model, calibration)
+        manifest = _manifest(given, name, precision, graph.data, lowered, model, calibration)
+        manifest = replace(manifest, artifact=replace(manifest.artifact, data=data_files))
         batchable = proofs[0].batchable
         manifest = replace(
             manifest, proofs=proofs, max_batch_size=manifest.max_batch_size if batchable else 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from exporter.artifact import serialized_graph
 from runtime.backends.base import Backend
 from runtime.backends.factory import open_backend
 from runtime.errors import ExportError, TwinportError
@@ -23,7 +24,7 @@ def opened(model: ir.Model) -> Iterator[Backend]:
     """The graph on ONNX Runtime's CPU provider."""
     with tempfile.TemporaryDirectory(prefix="twinport-precision-") as folder:
         path = Path(folder) / "model.onnx"
-        ir.save(model, path)
+        serialized_graph(model, path.name).write(path)
         with closing(open_backend("onnxruntime", path)) as backend:
             yield backend
 
