@@ -226,7 +226,7 @@ def test_another_model_of_the_name_is_refused_before_anything_is_written(export_
 def test_a_graph_without_products_cannot_be_int8(export_net, tmp_path):
     np.savez(tmp_path / "x.npz", x=np.arange(32, dtype=np.float32).reshape(8, 4) / 16)
     with pytest.raises(ExportError, match="nothing of the graph can be int8"):
-        export_net(tmp_path / "repository", "Exponential", "x:float32[batch,4]",
+        export_net(tmp_path / "repository", "Sine", "x:float32[batch,4]",
                    samples=tmp_path / "x.npz", proof=ProofOptions(budget_s=0),
                    precisions=PrecisionWish(("int8",), own_samples=True))  # fmt: skip
 
