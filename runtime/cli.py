@@ -62,6 +62,7 @@ COMMANDS = {
     "infer": Entry("runtime.commands.infer:infer", "Send files to a served model."),
     "bench": Entry("runtime.commands.bench:bench", "Measure how fast a served model answers."),
     "top": Entry("runtime.commands.top:top", "Watch what the models of a server do."),
+    "experts": Entry("runtime.commands.experts:experts", "Place experts; replay traces of load."),
     "demo": Entry(
         "exporter.commands.demo:demo", "Go the whole way once, from checkpoint to answer."
     ),
