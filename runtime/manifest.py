@@ -132,6 +132,9 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resample: Literal["bilinear"] = "bilinear"
+    short_side: int | None = None
+    """Where set, the shorter side becomes so long and the middle is cut out; else the picture
+    is stretched."""
 
 
 @dataclass(frozen=True)
