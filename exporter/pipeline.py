@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from exporter.artifact import DATA_ABOVE_BYTES, SerializedGraph, serialized_graph
 from exporter.engine.after_export import EngineWish, with_engine
 from exporter.experts.suspects import dense_warnings, suspects_of
 from exporter.experts.view import expert_view
@@ -20,9 +21,13 @@ from exporter.graph import (
     onnx_from_module,
     specs_from_values,
 )
+from exporter.inner import is_inner
+from exporter.layer_proof.blame import located
 from exporter.layers import module_map
 from exporter.parity import ProofOptions, Proved, prove
+from exporter.passes.drop_dead_code import drop_dead_code
 from exporter.passes.expand_experts import expand_experts
+from exporter.passes.merge_duplicates import merge_duplicates
 from exporter.passes.run import Pass, run_passes
 from exporter.passes.strip_provenance import strip_provenance
 from exporter.ranges import Range, range_of
@@ -55,6 +60,7 @@ class ExportRequest:
         proof: How the proof is made.
         engine: The engine to build from the version once it is proved; none where no engine
             is wanted.
+        data_above: Bytes of weights above which they get a file of their own.
     """
 
     source: SourceRequest
@@ -66,17 +72,23 @@ class ExportRequest:
     moe_form: str = "auto"
     proof: ProofOptions = field(default_factory=ProofOptions)
     engine: EngineWish | None = None
+    data_above: int = DATA_ABOVE_BYTES
 
 
 @dataclass(frozen=True)
 class _Graph:
     """The graph as it will be written, and what is read off it."""
 
-    data: bytes
+    file: SerializedGraph
     outputs: tuple[TensorSpec, ...]
     origins: dict[str, ModuleOrigin]
-    view: bytes | None
+    view: SerializedGraph | None
     warnings: tuple[str, ...]
+
+    @property
+    def data(self) -> bytes:
+        """Of the ONNX file, without the weights that lie beside it."""
+        return self.file.data
 
 
 def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda _: None) -> Written:
@@ -100,15 +112,17 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
         request.engine.check(source.inputs, _sizes(source))
     real = real_data(source, request.data, request.samples)
     notify(f"exporting {source.module_class}, {source.parameters:,} parameters")
-    graph = _graph(source, request.opset, passes_for(request, source))
+    graph = _graph(source, request.opset, passes_for(request, source), request.data_above)
     _check_waivers(request.proof, graph)
     with staged_folder(folder) as staging:
-        (staging / MODEL_FILE).write_bytes(graph.data)
+        data = graph.file.write(staging / MODEL_FILE)
         if graph.view is not None:
-            (staging / VIEW_FILE).write_bytes(graph.view)
+            graph.view.write(staging / VIEW_FILE)
         notify(f"proving against PyTorch in float64{_on(real)}")
         proved = _prove(source, graph, staging / MODEL_FILE, real, request.proof)
+        proved = located(source, staging / MODEL_FILE, graph.origins, proved, notify)
         manifest = _manifest(folder.name, source, graph, proved, request.opset)
+        manifest = replace(manifest, artifact=replace(manifest.artifact, data=data))
         label_output = source.output_names[0] if source.labels else None
         written = write_version(staging, folder, manifest, proved.golden, label_output)
     return with_engine(written, request.engine) if request.engine else written
@@ -119,29 +133,31 @@ def passes_for(request: ExportRequest, source: Source) -> Sequence[Pass]:
     form = request.moe_form
     if request.engine is not None and form == "auto":
         form = "static"  # an engine is built from the very file that was proved
-    return (expand_experts(form, _sizes(source)), strip_provenance)
+    return (
+        expand_experts(form, _sizes(source)), merge_duplicates, drop_dead_code, strip_provenance
+    )  # fmt: skip
 
 
 def _sizes(source: Source) -> dict[str, Range]:
     return {axis: range_of(axis, source.ranges) for axis in free_axes(source.inputs)}
 
 
-def _graph(source: Source, opset: int, passes: Sequence[Pass]) -> _Graph:
+def _graph(
+    source: Source, opset: int, passes: Sequence[Pass], data_above: int = DATA_ABOVE_BYTES
+) -> _Graph:
     model = onnx_from_module(source, opset)
     origins = module_map(model)
-    view = _view(model) if source.experts else None
+    view = _view(model, data_above) if source.experts else None
     warnings = dense_warnings(model, suspects_of(source.module, source.experts))
     model = run_passes(model, passes)
     outputs = specs_from_values(model.graph.outputs)
-    return _Graph(_serialized(model), outputs, origins, view, warnings)
+    file = serialized_graph(model, MODEL_FILE, data_above)
+    return _Graph(file, outputs, origins, view, warnings)
 
 
-def _view(model: ir.Model) -> bytes:
-    return _serialized(run_passes(expert_view(model), (strip_provenance,)))
-
-
-def _serialized(model: ir.Model) -> bytes:
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+def _view(model: ir.Model, data_above: int) -> SerializedGraph:
+    view = run_passes(expert_view(model), (strip_provenance,))
+    return serialized_graph(view, VIEW_FILE, data_above)
 
 
 def _check_waivers(options: ProofOptions, graph: _Graph) -> None:
@@ -191,9 +207,15 @@ def _manifest(name: str, source: Source, graph: _Graph, proved: Proved, opset: i
         module_map=graph.origins,
         proofs=(replace(proved.proof, warnings=(*proved.proof.warnings, *graph.warnings)),),
         preprocessing=source.preprocessing,
-        on_request=(LOAD_OUTPUT,) if source.experts else (),
+        on_request=_on_request(source, graph.outputs),
         labels=source.labels,
     )
+
+
+def _on_request(source: Source, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """The load of the experts and the outputs of inner modules, where there are any."""
+    own = (LOAD_OUTPUT,) if source.experts else ()
+    return own + tuple(spec.name for spec in outputs if is_inner(spec.name, source.also))
 
 
 def _version(package: str) -> str:

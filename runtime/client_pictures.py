@@ -10,7 +10,7 @@ from PIL import Image
 
 from runtime.client_wire import ServedModel
 from runtime.errors import InvalidInput
-from runtime.preprocess import Label, array_from_image, read_image, top_labels
+from runtime.preprocess import Label, array_from_image, read_image, rows_for, top_labels
 from runtime.tensors import Array
 
 
@@ -42,7 +42,7 @@ def arrays_from_pictures(
         )
         for picture in pictures
     ]  # fmt: skip
-    return {model.inputs[0].name: np.stack(arrays)}
+    return {model.inputs[0].name: rows_for(model.inputs[0], np.stack(arrays))}
 
 
 def labels_of(
@@ -53,8 +53,9 @@ def labels_of(
     if not names:
         return None
     for array in outputs.values():
-        if array.ndim == 2 and array.shape[1] == len(names) and array.dtype.kind == "f":
-            return [top_labels(row, names, top) for row in array]
+        fits = array.ndim >= 2 and array.size == len(array) * len(names)
+        if fits and array.dtype.kind == "f":
+            return [top_labels(row.reshape(-1), names, top) for row in array]
     return None
 
 

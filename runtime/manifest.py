@@ -79,6 +79,15 @@ class EngineRecord:
 
 
 @dataclass(frozen=True)
+class DataFile:
+    """Weights of an ONNX artifact in a file of their own beside it."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Artifact:
     """The file that is served."""
 
@@ -92,6 +101,8 @@ class Artifact:
     """Library and version of everything that had a hand in it."""
     engine: EngineRecord | None = None
     """How it was built, where the format is ``engine``."""
+    data: tuple[DataFile, ...] = ()
+    """Every file beside it that it reads weights from."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,8 @@ class ModuleOrigin:
     module_class: str
     operator: str
     """The ONNX operator that gives the value."""
+    fused: tuple[str, ...] = ()
+    """Modules after it that a pass put into the same node; the value is what the last gives."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +132,9 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resample: Literal["bilinear"] = "bilinear"
+    short_side: int | None = None
+    """Where set, the shorter side becomes so long and the middle is cut out; else the picture
+    is stretched."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +199,23 @@ class RoutingCheck:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """Where an artifact stops being its module (``exporter/layer_proof``)."""
+
+    modules: tuple[str, ...]
+    """The first module over its local budget; several where only their fusion is wrong."""
+    value: str
+    """The ONNX value that is wrong."""
+    nodes: tuple[str, ...]
+    """The ONNX nodes that make it out of values that are right."""
+    level: Literal["plain", "full", "fused"]
+    """Whether inner values were read without optimisation, with all of it, or not at all."""
+    rms_factor: float | None
+    text: str
+    """The same in one line."""
+
+
+@dataclass(frozen=True)
 class Proof:
     """What was found when the artifact was compared with the module in float64."""
 
@@ -209,6 +242,8 @@ class Proof:
     allowed: tuple[str, ...] = ()
     """Waivers that the verdict leans on (``--allow-constant logits``)."""
     reason: str = ""
+    diverges: Divergence | None = None
+    """Where, if the proof failed and a module shows it."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from runtime.backends.base import Backend, BackendIdentity
 from runtime.errors import InvalidInput, RepositoryError
+from runtime.external_data import check_listed
 from runtime.golden import Golden, read_golden, replay
-from runtime.manifest import Judgement, Manifest, Verdict
+from runtime.manifest import FILE_NAME, Judgement, Manifest, Verdict
 from runtime.proof import all_passed, first_failure
 
 EXPORT_AGAIN = "export the model again"
@@ -111,13 +112,21 @@ def made_again(manifest: Manifest) -> str:
 
 
 def check_artifact(folder: Path, manifest: Manifest) -> Path:
-    """Path of the artifact, after comparing it with its manifest.
+    """Path of the artifact, after comparing it and its weights' files with its manifest.
 
     Raises:
-        RepositoryError: The file is missing or not the one that was proved.
+        RepositoryError: A file is missing or not the one that was proved, or weights lie in
+            a file of which the manifest says nothing.
     """
     path = folder / manifest.artifact.file
     check_sha256(path, manifest.artifact.sha256, made_again(manifest))
+    for item in manifest.artifact.data:
+        if Path(item.file).name != item.file:
+            raise RepositoryError(f"{folder / FILE_NAME} names the weights' file '{item.file}'; "
+                                  "wanted one in the version's folder")  # fmt: skip
+        check_sha256(folder / item.file, item.sha256, made_again(manifest))
+    if manifest.artifact.format == "onnx":
+        check_listed(path, manifest.artifact.data)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from exporter.commands.engine import (
     refuse_failed,
     show_engine,
 )
-from exporter.commands.options import FILE, FOLDER, source_options, specs_from_options
+from exporter.commands.options import FILE, FOLDER, SizeType, source_options, specs_from_options
 from runtime.cli import run_command
 from runtime.errors import UsageProblem
 from runtime.tables import console, judgement_table
@@ -40,6 +41,8 @@ MOE_FORMS = ("auto", "sorted", "static", "fused")
               help="How layers of experts are written.")  # fmt: skip
 @click.option("--data", type=FOLDER, help="Folder of MNIST; else TWINPORT_DATA, else ./data.")
 @click.option("--samples", type=FILE, help=".npz with rows of real inputs to prove with.")
+@click.option("--also-output", "also", multiple=True, metavar="MODULE",
+              help="Of an inner module ('fc1'); sent to clients that ask for it.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
               help="Of the drawn inputs.")  # fmt: skip
 @click.option("--proof-budget", type=click.FloatRange(0), default=20.0, show_default=True,
@@ -48,6 +51,8 @@ MOE_FORMS = ("auto", "sorted", "static", "fused")
               help="An output that may be the same for every input.")  # fmt: skip
 @click.option("--allow-degraded-truth", is_flag=True,
               help="Accept a truth that an operator kept below float64.")  # fmt: skip
+@click.option("--external-data", "data_above", type=SizeType(), default="1GB", show_default=True,
+              help="Weights above this go to a file of their own beside it.")  # fmt: skip
 @click.option("--engine", is_flag=True,
               help="Build a TensorRT engine of the proved version, too.")  # fmt: skip
 @click.option("--flavour", type=FlavourType(), help="Of the engine; see twinport engine.")
@@ -66,10 +71,12 @@ def export(
     moe_form: str,
     data: Path | None,
     samples: Path | None,
+    also: tuple[str, ...],
     seed: int,
     proof_budget: float,
     allow_constant: tuple[str, ...],
     allow_degraded_truth: bool,
+    data_above: int,
     engine: bool,
     flavour: str | None,
     profiles: tuple[Profile, ...],
@@ -77,10 +84,10 @@ def export(
 ) -> None:
     """Export MODEL to ONNX, prove it against PyTorch, write a version.
 
-    MODEL is a built-in model (lenet5), package.module:factory, or path/to/file.py:factory,
-    where the factory is called without arguments and returns a torch.nn.Module. Exits 1
-    where the proof fails; the version then lies under failed/ with all its numbers, and no
-    engine is built.
+    MODEL is a built-in model (lenet5), package.module:factory or path/to/file.py:factory,
+    where the factory is called without arguments and returns a torch.nn.Module; or
+    torchvision:NAME, or a .pt2 file of torch.export.save. Exits 1 where the proof fails; the
+    version then lies under failed/ with all its numbers, and no engine is built.
     """
     # torch takes seconds to import; --help does not wait for it.
     from exporter.parity import ProofOptions
@@ -88,12 +95,15 @@ def export(
     from exporter.source import SourceRequest
 
     source = SourceRequest(
-        model, weights, specs_from_options(inputs), dict(ranges), dict(values)
+        model, weights, specs_from_options(inputs), dict(ranges), dict(values), also
     )  # fmt: skip
     proof = ProofOptions(seed, proof_budget, frozenset(allow_constant), allow_degraded_truth)
     wish = _engine_wish(engine, flavour, profiles)
-    request = ExportRequest(source, repository, name, opset, data, samples, moe_form, proof, wish)
-    written = export_model(request, lambda line: click.echo(line, err=True))
+    request = ExportRequest(
+        source, repository, name, opset, data, samples, moe_form, proof, wish, data_above
+    )
+    with redirect_stdout(sys.stderr):  # a user's module may print; what we print is for programs
+        written = export_model(request, lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps(_record(written), indent=2))
     else:

@@ -259,7 +259,7 @@ async def test_a_batch_of_nothing_is_refused(write_toy, load):
 async def test_an_axis_outside_of_the_declared_range_is_refused(write_toy, load):
     write_toy("slow")
     model = (await load()).model("slow")
-    arrays = {"x": np.zeros((513, 256), np.float32), "times": np.array(1)}
+    arrays = {"x": np.zeros((513, 256), np.float32), "times": np.array([1])}
     with pytest.raises(InvalidInput, match=r"rows = 513; .* exported for 1 to 512"):
         await model.infer(arrays, ["y"])
 
@@ -270,6 +270,27 @@ async def test_a_configuration_may_fix_a_free_axis(write_toy, load, repository):
         'input { name: "x" data_type: TYPE_FP32 dims: [2, 4] }'
     )
     assert (await load()).model("linear").record.inputs["x"].shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("sequence_batching {}", "sequence_batching"),
+        ("ensemble_scheduling {}", "ensemble_scheduling"),
+        ("batch_input { kind: BATCH_ELEMENT_COUNT }", "batch_input"),
+        ("batch_output { kind: BATCH_SCATTER_WITH_INPUT_SHAPE }", "batch_output"),
+        ('input { name: "x" allow_ragged_batch: true }', "allow_ragged_batch"),
+        ("model_transaction_policy { decoupled: true }", "model_transaction_policy.decoupled"),
+    ],
+)
+async def test_what_would_be_answered_in_another_sense_is_not_served(
+    text, name, write_toy, load, repository
+):
+    write_toy("linear")
+    (repository / "linear" / "config.pbtxt").write_text(text)
+    version = (await load()).entries["linear"].versions[1]
+    assert version.state is State.UNAVAILABLE
+    assert f"has {name}, which is not served here" in version.reason
 
 
 @pytest.mark.parametrize(
