@@ -65,3 +65,25 @@ def test_an_architecture_is_exported_and_proved(tmp_path, name):
     assert {item.output for item in random} == {spec.name for spec in written.manifest.outputs}
     assert all(item.verdict == "passed" for item in random)
     assert proof.batchable, proof.batchable_reason
+
+
+@pytest.mark.slow
+def test_published_weights_bring_labels_and_the_recipe_for_pictures(tmp_path, monkeypatch):
+    """The cache is planted; the published file would need a network."""
+    entry = models.ShuffleNet_V2_X0_5_Weights.DEFAULT
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    planted = tmp_path / "torch" / "hub" / "checkpoints" / Path(entry.url).name
+    planted.parent.mkdir(parents=True)
+    weights_of("shufflenet_v2_x0_5", tmp_path).rename(planted)
+    source = SourceRequest("torchvision:shufflenet_v2_x0_5", Path("DEFAULT"))
+    written = export_model(
+        ExportRequest(source, tmp_path / "repository", proof=ProofOptions(budget_s=5))
+    )
+    manifest = written.manifest
+    assert manifest.proof.verdict == "passed", manifest.proof.reason
+    assert manifest.max_batch_size == 16
+    assert manifest.preprocessing.short_side == 256
+    labels = (written.folder.parent / "labels.txt").read_text().splitlines()
+    assert labels == entry.meta["categories"]
+    config = (written.folder.parent / "config.pbtxt").read_text()
+    assert 'label_filename: "labels.txt"' in config
