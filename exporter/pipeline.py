@@ -28,9 +28,11 @@ from exporter.passes.expand_experts import expand_experts
 from exporter.passes.merge_duplicates import merge_duplicates
 from exporter.passes.run import Pass, run_passes
 from exporter.passes.strip_provenance import strip_provenance
+from exporter.preprocess.source import load_prepared
+from exporter.preprocess.words import PreprocessWords
 from exporter.ranges import Range, range_of
 from exporter.real import RealData, real_data
-from exporter.source import Source, SourceRequest, load_source
+from exporter.source import Source, SourceRequest
 from exporter.write import VIEW_FILE, Written, writable, write_version
 from runtime.backends.factory import open_backend
 from runtime.errors import InvalidInput
@@ -59,6 +61,7 @@ class ExportRequest:
         engine: The engine to build from the version once it is proved; none where no engine
             is wanted.
         data_above: Bytes of weights above which they get a file of their own.
+        preprocess: How the artifact prepares pictures itself; none where clients do.
     """
 
     source: SourceRequest
@@ -71,6 +74,7 @@ class ExportRequest:
     proof: ProofOptions = field(default_factory=ProofOptions)
     engine: EngineWish | None = None
     data_above: int = DATA_ABOVE_BYTES
+    preprocess: PreprocessWords | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
     """
     writable(request.repository)
     notify(f"loading {request.source.model}")
-    source = load_source(request.source)
+    source = load_prepared(request.source, request.preprocess)
     folder = request.repository / check_model_name(request.name or source.name)
     if request.engine is not None:
         request.engine.check(source.inputs, _sizes(source))

@@ -27,7 +27,8 @@ def arrays_from_pictures(
 
     Raises:
         NotFound: There is no such file.
-        InvalidInput: It is no picture, or the model takes none.
+        InvalidInput: It is no picture, the model takes none, or pictures of several sizes
+            cannot be one batch.
     """
     preprocessing = model.properties.preprocessing
     if preprocessing is None or len(model.inputs) != 1:
@@ -39,15 +40,22 @@ def arrays_from_pictures(
     arrays = [
         array_from_image(
             picture if isinstance(picture, Image.Image) else read_image(Path(picture)),
-            preprocessing, invert=invert,
+            preprocessing, invert=invert, wanted=model.inputs[0],
         )
         for picture in pictures
     ]  # fmt: skip
+    sizes = {array.shape for array in arrays}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{height}x{width}" for height, width, *_ in sorted(sizes))
+        raise InvalidInput(
+            f"the pictures have {len(sizes)} sizes ({shown}) and model '{model.name}' takes pixels "
+            "as they are; one call takes pictures of one size"
+        )
     return {model.inputs[0].name: _as_wanted(np.stack(arrays), model.inputs[0])}
 
 
 def _as_wanted(pictures: Array, spec: TensorSpec) -> Array:
-    """``[n, channels, height, width]`` in the shape that the server takes for as many values."""
+    """``[n, ...]`` in the shape that the server takes for as many values."""
     below = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
     if len(below) == len(spec.shape) - 1 and math.prod(below) == pictures[0].size:
         return pictures.reshape(len(pictures), *below)

@@ -122,7 +122,8 @@ class ModuleOrigin:
 class Preprocessing:
     """How an image becomes the input of the model; see ``runtime/preprocess.py``.
 
-    Pixels are resized, scaled to ``[0, 1]``, then ``(x - mean) / std`` per channel.
+    Pixels are resized, scaled to ``[0, 1]``, then ``(x - mean) / std`` per channel. Height and
+    width are what the model gets; zero where pixels of any size go in as they are.
     """
 
     input: str
@@ -132,6 +133,11 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resample: Literal["bilinear"] = "bilinear"
+    short_side: int | None = None
+    """Where set, the shorter side becomes so long and the middle is cut out; else the picture
+    is stretched."""
+    done_by: Literal["client", "artifact"] = "client"
+    """The artifact takes pixels, uint8 ``[batch, height, width, channels]``, and does it itself."""
 
 
 @dataclass(frozen=True)
