@@ -21,6 +21,8 @@ from exporter.graph import (
     onnx_from_module,
     specs_from_values,
 )
+from exporter.inner import is_inner
+from exporter.layer_proof.blame import located
 from exporter.layers import module_map
 from exporter.parity import ProofOptions, Proved, prove
 from exporter.passes.drop_dead_code import drop_dead_code
@@ -122,6 +124,7 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
             graph.view.write(staging / VIEW_FILE)
         notify(f"proving against PyTorch in float64{_on(real)}")
         proved = _prove(source, graph, staging / MODEL_FILE, real, request.proof)
+        proved = located(source, staging / MODEL_FILE, graph.origins, proved, notify)
         manifest = _manifest(folder.name, source, graph, proved, request.opset)
         manifest = replace(manifest, artifact=replace(manifest.artifact, data=data))
         label_output = source.output_names[0] if source.labels else None
@@ -208,9 +211,15 @@ def _manifest(name: str, source: Source, graph: _Graph, proved: Proved, opset: i
         module_map=graph.origins,
         proofs=(replace(proved.proof, warnings=(*proved.proof.warnings, *graph.warnings)),),
         preprocessing=source.preprocessing,
-        on_request=(LOAD_OUTPUT,) if source.experts else (),
+        on_request=_on_request(source, graph.outputs),
         labels=source.labels,
     )
+
+
+def _on_request(source: Source, outputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """The load of the experts and the outputs of inner modules, where there are any."""
+    own = (LOAD_OUTPUT,) if source.experts else ()
+    return own + tuple(spec.name for spec in outputs if is_inner(spec.name, source.also))
 
 
 def _version(package: str) -> str:

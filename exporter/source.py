@@ -15,6 +15,7 @@ import torch
 
 from exporter.experts.adapters import find_layers
 from exporter.experts.spec import ExpertLayers
+from exporter.inner import check_paths
 from exporter.ranges import Bounds, Range
 from exporter.sources.builtin import made_from_builtin
 from exporter.sources.factory import made_from_factory
@@ -27,13 +28,18 @@ from runtime.tensors import TensorSpec
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """What the user says of the model; empty fields are filled from what the source knows."""
+    """What the user says of the model; empty fields are filled from what the source knows.
+
+    Attributes:
+        also: Paths of inner modules whose outputs are wanted, too.
+    """
 
     model: str
     weights: Path | None = None
     inputs: tuple[TensorSpec, ...] = ()
     ranges: Mapping[str, Range] = field(default_factory=dict)
     values: Mapping[str, Bounds] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Source:
         builtin: The name in ``models.registry``, where it is one of ours.
         experts: The mixture-of-experts layers that an adapter knows.
         program: What torch.export made of the module already, where that is the source.
+        also: Paths of inner modules whose outputs are given beside the module's own.
     """
 
     name: str
@@ -64,6 +71,7 @@ class Source:
     builtin: str | None = None
     experts: ExpertLayers = field(default_factory=ExpertLayers)
     program: torch.export.ExportedProgram | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def pixels(self) -> str | None:
@@ -104,6 +112,7 @@ def load_source(request: SourceRequest) -> Source:
     module = ready_module(made.module)
     inputs = inputs_in_order(module, request.inputs or made.inputs)
     check_words(inputs, request.ranges, request.values)
+    check_paths(module, request.also)
     axes = {axis for spec in inputs for axis in spec.shape}
     ranges = {axis: size for axis, size in made.ranges.items() if axis in axes}
     ranges.update(request.ranges)
@@ -121,6 +130,7 @@ def load_source(request: SourceRequest) -> Source:
         builtin=made.builtin,
         experts=find_layers(module),
         program=made.program,
+        also=request.also,
     )
 
 

@@ -39,8 +39,8 @@ class Trio:
     def __init__(self, source: Source, outputs: Sequence[str], backend: Backend) -> None:
         self._outputs = list(outputs)
         self._backend = backend
-        self._torch32 = torch_float32(source.module)
-        self._truth = Truth(source.module)
+        self._torch32 = torch_float32(source.module, also=source.also)
+        self._truth = Truth(source.module, source.also)
 
     @property
     def lowered(self) -> tuple[str, ...]:

@@ -67,6 +67,9 @@ COMMANDS = {
     ),
 }
 
+LAYER_PROOF = "exporter.commands.layers:show_layers"
+"""What ``parity --layers`` does; named by text as the commands are, since it needs torch."""
+
 _EXTRAS = dict.fromkeys(
     (
         "torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "sklearn", "matplotlib",
@@ -77,6 +80,12 @@ _EXTRAS = dict.fromkeys(
 """The extras of ``pip install`` that bring a library."""
 
 
+def load_target(target: str) -> Any:
+    """What ``module:attribute`` names."""
+    module, attribute = target.split(":")
+    return getattr(import_module(module), attribute)
+
+
 class _Late(click.Command):
     """Stands for a command in the listing; imports it when it is called."""
 
@@ -85,8 +94,7 @@ class _Late(click.Command):
         self.target = entry.target
 
     def load(self) -> click.Command:
-        module, attribute = self.target.split(":")
-        return cast(click.Command, getattr(import_module(module), attribute))
+        return cast(click.Command, load_target(self.target))
 
     def make_context(
         self,

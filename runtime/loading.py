@@ -81,7 +81,7 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
     try:
         for device in devices_of(config.instances, options.backend.device):
             own = replace(backend_options(options.backend, manifest), device=device)
-            backends.append(open_backend(name, artifact, own))
+            backends.append(open_backend(name, artifact, config.session.applied(own)))
         # Each instance is proved, which also warms it up.
         verdicts = [_proved(folder, manifest, backend, options) for backend in backends]
         replayed, unproved = next((item for item in verdicts if item[1]), verdicts[0])

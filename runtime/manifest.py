@@ -202,6 +202,23 @@ class RoutingCheck:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """Where an artifact stops being its module (``exporter/layer_proof``)."""
+
+    modules: tuple[str, ...]
+    """The first module over its local budget; several where only their fusion is wrong."""
+    value: str
+    """The ONNX value that is wrong."""
+    nodes: tuple[str, ...]
+    """The ONNX nodes that make it out of values that are right."""
+    level: Literal["plain", "full", "fused"]
+    """Whether inner values were read without optimisation, with all of it, or not at all."""
+    rms_factor: float | None
+    text: str
+    """The same in one line."""
+
+
+@dataclass(frozen=True)
 class Proof:
     """What was found when the artifact was compared with the module in float64."""
 
@@ -228,6 +245,8 @@ class Proof:
     allowed: tuple[str, ...] = ()
     """Waivers that the verdict leans on (``--allow-constant logits``)."""
     reason: str = ""
+    diverges: Divergence | None = None
+    """Where, if the proof failed and a module shows it."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from runtime.model_config import (
     specs_from_config,
 )
 from runtime.reshape import Reshapes, reshapes_from_dims
+from runtime.session_config import SessionConfig, session_from_config
 from runtime.tensors import Axis, TensorSpec, format_shape
 from runtime.warmup import WarmupSample, warmups_from_config
 
@@ -65,6 +66,7 @@ class ServingConfig:
         instances: How often a version is opened; once where there are none.
         warmups: What a version runs before it is ready.
         label_files: By output: a file in the model's folder with a class a line.
+        session: The threads that it asks for.
     """
 
     name: str
@@ -79,6 +81,7 @@ class ServingConfig:
     instances: tuple[InstanceGroup, ...] = ()
     warmups: tuple[WarmupSample, ...] = ()
     label_files: Mapping[str, str] = field(default_factory=dict)
+    session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def read_serving_config(folder: Path) -> ServingConfig:
@@ -116,6 +119,7 @@ def read_serving_config(folder: Path) -> ServingConfig:
             for output in config.output
             if output.label_filename
         },
+        session_from_config(config, str(path)),
     )  # fmt: skip
 
 

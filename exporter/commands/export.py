@@ -43,6 +43,8 @@ MOE_FORMS = ("auto", "sorted", "static", "fused")
               help="How layers of experts are written.")  # fmt: skip
 @click.option("--data", type=FOLDER, help="Folder of MNIST; else TWINPORT_DATA, else ./data.")
 @click.option("--samples", type=FILE, help=".npz with rows of real inputs to prove with.")
+@click.option("--also-output", "also", multiple=True, metavar="MODULE",
+              help="Of an inner module ('fc1'); sent to clients that ask for it.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
               help="Of the drawn inputs.")  # fmt: skip
 @click.option("--proof-budget", type=click.FloatRange(0), default=20.0, show_default=True,
@@ -72,6 +74,7 @@ def export(
     moe_form: str,
     data: Path | None,
     samples: Path | None,
+    also: tuple[str, ...],
     seed: int,
     proof_budget: float,
     allow_constant: tuple[str, ...],
@@ -96,7 +99,7 @@ def export(
     from exporter.source import SourceRequest
 
     source = SourceRequest(
-        model, weights, specs_from_options(inputs), dict(ranges), dict(values)
+        model, weights, specs_from_options(inputs), dict(ranges), dict(values), also
     )  # fmt: skip
     proof = ProofOptions(seed, proof_budget, frozenset(allow_constant), allow_degraded_truth)
     wish = _engine_wish(engine, flavour, profiles)

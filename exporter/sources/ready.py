@@ -19,11 +19,13 @@ def ready_module(module: nn.Module) -> nn.Module:
             other than float32.
     """
     module = unwrapped(module)
-    if isinstance(module, torch.jit.ScriptModule):
-        raise ExportError(
-            "the module is TorchScript, which torch.export does not take; "
-            "give the Python module that it was made from"
-        )
+    for path, inner in module.named_modules():
+        if isinstance(inner, torch.jit.ScriptModule):
+            which = f"module '{path}'" if path else "the module"
+            raise ExportError(
+                f"{which} is TorchScript, which "
+                "torch.export does not take; give the Python module that it was made from"
+            )
     _check_tensors(module)
     return module.cpu().eval()
 

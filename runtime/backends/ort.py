@@ -138,11 +138,16 @@ def _session(model: Path, provider: str, options: BackendOptions) -> Any:
     def settings() -> Any:
         made = ort.SessionOptions()
         made.intra_op_num_threads = options.threads
-        made.inter_op_num_threads = 1
+        made.inter_op_num_threads = options.node_threads
+        if options.parallel:
+            made.execution_mode = ort.ExecutionMode.ORT_PARALLEL
         made.log_severity_level = _ERRORS_ONLY
         if not options.optimised:
             made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for pool in ("intra_op", "inter_op"):
+            made.add_session_config_entry(
+                f"session.{pool}.allow_spinning", str(int(options.spinning))
+            )
         return made
 
     def opened() -> Any:

@@ -152,9 +152,6 @@ class Pair:
     hidden: torch.Tensor
 
 
-torch.export.register_dataclass(Pair)
-
-
 class Record(nn.Module):
     """Returns a dataclass."""
 
@@ -197,6 +194,13 @@ class Unconverted(nn.Module):
 
     def forward(self, x):
         return x * 2 if x.sum() > 0 else x * 3
+
+
+class Steps(nn.Module):
+    """A Python loop over the length."""
+
+    def forward(self, x):
+        return sum(x[:, step] * 0.9**step for step in range(x.shape[1]))
 
 
 instance = Linear()

@@ -52,6 +52,8 @@ def script():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.script(Net())
+def partly():
+    return nn.Sequential(Net(), script())
 """
 
 
@@ -157,6 +159,7 @@ def test_a_package_that_hides_our_own_is_named(monkeypatch):
         ("lazy", ExportError, "'weight' of the module has no shape yet; call it once"),
         ("meta", ExportError, "'layer.weight' of the module is on the meta device"),
         ("script", ExportError, "the module is TorchScript"),
+        ("partly", ExportError, "module '1' is TorchScript, which torch.export does not take"),
         ("a-b", InvalidInput, "cannot be read; wanted NAME, package.module:factory"),
     ],
 )

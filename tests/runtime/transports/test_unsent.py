@@ -8,7 +8,12 @@ from contextlib import closing
 
 import pytest
 
-from runtime.transports.unsent import listening_ports, unsent_bytes
+from runtime.transports.unsent import (
+    connections_of,
+    listening_ports,
+    unsent_bytes,
+    unsent_bytes_of,
+)
 
 
 @pytest.fixture
@@ -45,10 +50,32 @@ def test_bytes_count_until_the_client_has_taken_them(pair):
         pass
 
 
+def test_the_connections_of_a_port_are_those_of_its_clients(pair):
+    client, server, port = pair
+    (found,) = connections_of(port)
+    with found:
+        assert found.getpeername() == client.getsockname()
+        server.close()
+        found.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+    client.close()
+    assert connections_of(port) == []
+
+
+def test_a_connection_whose_client_has_gone_has_nothing_to_send(pair):
+    client, server, _ = pair
+    server.send(b"x" * 2**20)
+    client.close()
+    while unsent_bytes_of(server):
+        pass
+
+
 def test_looking_leaves_no_file_open(pair):
     *_, port = pair
     before = os.listdir("/dev/fd")
     for _ in range(5):
         unsent_bytes(port)
         listening_ports()
+        for connection in connections_of(port):
+            connection.close()
     assert len(os.listdir("/dev/fd")) == len(before)
