@@ -136,6 +136,9 @@ def _captured(
     examples: Mapping[str, torch.Tensor],
     shapes: Mapping[str, dict[int, torch.export.Dim]],
 ) -> torch.export.ExportedProgram:
+    if source.program is not None:
+        return source.program
+
     def capture() -> torch.export.ExportedProgram:
         return torch.export.export(
             source.module, (), kwargs=dict(examples), dynamic_shapes=dict(shapes), strict=False

@@ -21,9 +21,13 @@ from exporter.sources.builtin import made_from_builtin
 from exporter.sources.factory import made_from_factory
 from exporter.sources.inputs import check_words, fixed_axes, free_ranges, inputs_in_order
 from exporter.sources.made import Made
+from exporter.sources.program import SUFFIX as PROGRAM_SUFFIX
+from exporter.sources.program import made_from_program
 from exporter.sources.ready import ready_module
 from runtime.manifest import Preprocessing
 from runtime.tensors import TensorSpec
+
+TORCHVISION = "torchvision:"
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,13 @@ def load_source(request: SourceRequest) -> Source:
 
 
 def _made(request: SourceRequest) -> Made:
-    if ":" in request.model:
-        return made_from_factory(request.model, request.weights)
-    return made_from_builtin(request.model, request.weights)
+    model, weights = request.model, request.weights
+    if model.startswith(TORCHVISION):
+        from exporter.sources.vision import made_from_torchvision  # takes a second to import
+
+        return made_from_torchvision(model, weights)
+    if Path(model).suffix == PROGRAM_SUFFIX:
+        return made_from_program(Path(model), weights, request.inputs, request.ranges)
+    if ":" in model:
+        return made_from_factory(model, weights)
+    return made_from_builtin(model, weights)

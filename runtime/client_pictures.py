@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from PIL import Image
 
 from runtime.client_wire import ServedModel
 from runtime.errors import InvalidInput
-from runtime.preprocess import Label, array_from_image, read_image, top_labels
-from runtime.tensors import Array, TensorSpec
+from runtime.preprocess import Label, array_from_image, read_image, rows_for, top_labels
+from runtime.tensors import Array
 
 
 def arrays_from_pictures(
@@ -51,15 +50,7 @@ def arrays_from_pictures(
             f"the pictures have {len(sizes)} sizes ({shown}) and model '{model.name}' takes pixels "
             "as they are; one call takes pictures of one size"
         )
-    return {model.inputs[0].name: _as_wanted(np.stack(arrays), model.inputs[0])}
-
-
-def _as_wanted(pictures: Array, spec: TensorSpec) -> Array:
-    """``[n, ...]`` in the shape that the server takes for as many values."""
-    below = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
-    if len(below) == len(spec.shape) - 1 and math.prod(below) == pictures[0].size:
-        return pictures.reshape(len(pictures), *below)
-    return pictures
+    return {model.inputs[0].name: rows_for(model.inputs[0], np.stack(arrays))}
 
 
 def labels_of(

@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime.client_wire import ServedModel
 from runtime.errors import InvalidInput, NotFound, with_article
-from runtime.preprocess import array_from_image, read_image
+from runtime.preprocess import array_from_image, read_image, rows_for
 from runtime.tensors import Array, TensorSpec, numpy_dtype
 
 KINDS = "PNG, JPEG, .npy, .npz or .json"
@@ -66,7 +66,8 @@ def _from_picture(path: Path, model: ServedModel, invert: bool) -> dict[str, Arr
         )
     spec = _only_input(path, model)
     array = array_from_image(read_image(path), preprocessing, invert=invert, wanted=spec)
-    return {spec.name: array[np.newaxis] if len(spec.shape) == 4 else array}
+    row = rows_for(spec, array[np.newaxis])
+    return {spec.name: row if row.ndim == len(spec.shape) else array}
 
 
 def _from_numpy(path: Path, model: ServedModel) -> dict[str, Array]:

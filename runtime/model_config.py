@@ -144,6 +144,29 @@ def specs_from_config(
     return inputs, tuple(_spec(tensor, batch, f"{where}: output") for tensor in config.output)
 
 
+def check_servable(config: ModelConfig, where: str = CONFIG_FILE) -> None:
+    """Refuse what would be answered wrongly, as other answers than its owner means.
+
+    Raises:
+        RepositoryError: It keeps state between requests, is made of other models, or joins
+            requests in a way that there is not here.
+    """
+    meant = {
+        "sequence_batching": config.HasField("sequence_batching"),
+        "ensemble_scheduling": config.HasField("ensemble_scheduling"),
+        "batch_input": bool(config.batch_input),
+        "batch_output": bool(config.batch_output),
+        "allow_ragged_batch": any(tensor.allow_ragged_batch for tensor in config.input),
+        "model_transaction_policy.decoupled": config.model_transaction_policy.decoupled,
+    }
+    for name, is_meant in meant.items():
+        if is_meant:
+            raise RepositoryError(
+                f"{where} has {name}, which is not served here: a request is answered by itself "
+                "and once; take it out, or serve this model elsewhere"
+            )
+
+
 def reshaped_dims(
     serialised: bytes,
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:

@@ -6,6 +6,7 @@ image, in the same order in float32, and gives the same bits.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,6 +157,19 @@ class Label:
     index: int
     name: str
     probability: float
+
+
+def rows_for(spec: TensorSpec, pictures: Array) -> Array:
+    """Pictures in the shape of an input that takes as many values a row (``[batch, 1024]``).
+
+    Args:
+        spec: The input, axis 0 the batch.
+        pictures: ``[n, channels, height, width]``; they stay so where nothing fits.
+    """
+    below = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
+    if len(below) == len(spec.shape) - 1 and math.prod(below) == pictures[0].size:
+        return pictures.reshape(len(pictures), *below)
+    return pictures
 
 
 def top_labels(logits: Array, labels: Sequence[str], k: int) -> list[Label]:

@@ -13,6 +13,7 @@ from runtime.instances import InstanceGroup, instances_from_config
 from runtime.layout import CONFIG_FILE
 from runtime.model_config import (
     ModelFacts,
+    check_servable,
     config_from_facts,
     config_from_text,
     config_to_text,
@@ -88,8 +89,8 @@ def read_serving_config(folder: Path) -> ServingConfig:
     """Read a model's configuration; a folder without one is left to its model.
 
     Raises:
-        RepositoryError: The file cannot be read, names another model, or a file that
-            does not lie in the version's folder.
+        RepositoryError: The file cannot be read, names another model, a file that does not
+            lie in the version's folder, or something that is not served.
     """
     path = folder / CONFIG_FILE
     if not path.exists():
@@ -100,6 +101,7 @@ def read_serving_config(folder: Path) -> ServingConfig:
             f"{path} names the model '{config.name}'; its folder is '{folder.name}', "
             "so rename one of the two"
         )
+    check_servable(config, str(path))
     filename = config.default_model_filename
     if filename:
         check_file_name(filename, path)

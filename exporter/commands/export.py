@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +88,10 @@ def export(
 ) -> None:
     """Export MODEL to ONNX, prove it against PyTorch, write a version.
 
-    MODEL is a built-in model (lenet5), package.module:factory, or path/to/file.py:factory,
-    where the factory is called without arguments and returns a torch.nn.Module. Exits 1
-    where the proof fails; the version then lies under failed/ with all its numbers, and no
-    engine is built.
+    MODEL is a built-in model (lenet5), package.module:factory or path/to/file.py:factory,
+    where the factory is called without arguments and returns a torch.nn.Module; or
+    torchvision:NAME, or a .pt2 file of torch.export.save. Exits 1 where the proof fails; the
+    version then lies under failed/ with all its numbers, and no engine is built.
     """
     # torch takes seconds to import; --help does not wait for it.
     from exporter.parity import ProofOptions
@@ -107,7 +108,8 @@ def export(
         source, repository, name, opset, data, samples, moe_form, proof, wish, data_above,
         words_from_text(preprocess) if preprocess is not None else None,
     )  # fmt: skip
-    written = export_model(request, lambda line: click.echo(line, err=True))
+    with redirect_stdout(sys.stderr):  # a user's module may print; what we print is for programs
+        written = export_model(request, lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps(_record(written), indent=2))
     else:

@@ -83,7 +83,10 @@ def source_options(command: Command) -> Command:
     for option in reversed(
         (
             click.argument("model"),
-            click.option("--weights", type=FILE, help="Weights: .safetensors, or .pt of tensors."),
+            click.option(
+                "--weights", type=FILE,
+                help=".safetensors or .pt of tensors; DEFAULT for torchvision's published ones.",
+            ),
             click.option(
                 "--input", "inputs", multiple=True, metavar="NAME:DTYPE[AXES]",
                 help="'x:float32[batch,3,32,32]': names are free axes. Repeat for each input.",

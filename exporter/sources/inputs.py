@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
@@ -10,6 +9,7 @@ from math import isfinite
 import torch
 
 from exporter.ranges import Bounds, Range
+from exporter.sources.program import signature_of
 from runtime.errors import InvalidInput
 from runtime.tensors import TensorSpec
 
@@ -23,7 +23,7 @@ def inputs_in_order(
         InvalidInput: None described, one twice, one that ``forward`` does not take, or one
             missing that it needs.
     """
-    parameters = list(inspect.signature(module.forward).parameters.values())
+    parameters = list(signature_of(module).parameters.values())
     known = [item.name for item in parameters if item.kind not in (item.VAR_POSITIONAL,)]
     wanted = f"forward takes {', '.join(known) or 'nothing'}"
     if not inputs:

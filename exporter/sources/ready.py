@@ -58,5 +58,5 @@ def _check_tensors(module: nn.Module) -> None:
         if floats and value.dtype is not torch.float32:
             raise ExportError(
                 f"'{name}' of the module is {str(value.dtype)[6:]}; wanted float32: "
-                "call .float() in the factory"
+                "call .float() on it"
             )

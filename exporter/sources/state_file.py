@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,21 @@ def read_state(path: Path) -> State:
     if path.suffix not in _PICKLES:
         raise ExportError(f"weights {path.name} have an unknown ending; use .safetensors or .pt")
     return _state_in(_unpickled(path), path.name)
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Until the end, whatever reads a pickle with torch gets weights or an error, no code runs."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _unpickled(path: Path) -> Any:
