@@ -134,13 +134,31 @@ def _incomplete(folder: Path) -> str:
     )
 
 
-def _load(file: Path) -> ir.Model:
+def read_onnx(file: Path, *, weights: bool = True) -> onnx.ModelProto:
+    """An ONNX file.
+
+    Args:
+        file: The file.
+        weights: Whether weights in files beside it are read, too.
+
+    Raises:
+        InvalidInput: It is no ONNX model, or was cut.
+    """
     try:
         # Else the file's ending chooses the format: ``.json`` and ``.pbtxt`` are texts.
-        proto = onnx.load(file, format="protobuf", load_external_data=False)
-        if not proto.graph.node and not proto.graph.output:
-            raise InvalidInput(f"{file} is not an ONNX model: it has no graph")
+        proto = onnx.load(file, format="protobuf", load_external_data=weights)
+    except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise InvalidInput(f"{file} is not an ONNX model: {first}") from error
+    if not proto.graph.node and not proto.graph.output:
+        raise InvalidInput(f"{file} is not an ONNX model: it has no graph")
+    return proto
+
+
+def _load(file: Path) -> ir.Model:
+    proto = read_onnx(file, weights=False)
+    try:
         return ir.from_proto(proto)
-    except (DecodeError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise InvalidInput(f"{file} is not an ONNX model: {first}") from error

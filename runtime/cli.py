@@ -57,11 +57,13 @@ COMMANDS = {
         "exporter.commands.inspect:inspect", "Show what a model or an artifact is made of."
     ),
     "parity": Entry("runtime.commands.parity:parity", "Run the proof of a version again, here."),
+    "diff": Entry("exporter.commands.diff:diff", "Compare two versions or artifacts."),
     "report": Entry("exporter.commands.report:report", "Write one page about a version."),
     "serve": Entry("runtime.commands.serve:serve", "Serve a model repository over gRPC.", "info"),
     "infer": Entry("runtime.commands.infer:infer", "Send files to a served model."),
     "bench": Entry("runtime.commands.bench:bench", "Measure how fast a served model answers."),
     "top": Entry("runtime.commands.top:top", "Watch what the models of a server do."),
+    "experts": Entry("runtime.commands.experts:experts", "Place experts; replay traces of load."),
     "demo": Entry(
         "exporter.commands.demo:demo", "Go the whole way once, from checkpoint to answer."
     ),

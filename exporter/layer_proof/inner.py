@@ -8,11 +8,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import open_backend
-from runtime.errors import InvalidInput
 from runtime.tensors import Array
 
 Infer = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -31,19 +29,6 @@ def plain_runtime(path: Path) -> Backend:
 def full_runtime(path: Path) -> Backend:
     """ONNX Runtime as it serves: with all that it does to a graph."""
     return open_backend("onnxruntime", path)
-
-
-def read_model(path: Path) -> onnx.ModelProto:
-    """An ONNX file with its weights.
-
-    Raises:
-        InvalidInput: It cannot be read as one.
-    """
-    try:
-        return onnx.load(path, format="protobuf")
-    except (DecodeError, ValueError, OSError) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise InvalidInput(f"{path} is not an ONNX model: {first}") from error
 
 
 def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:

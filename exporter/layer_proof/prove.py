@@ -22,13 +22,13 @@ from exporter.layer_proof.inner import (
     full_runtime,
     opened,
     plain_runtime,
-    read_model,
     with_outputs,
 )
 from exporter.layer_proof.owners import OwnedGraph
 from exporter.layer_proof.records import LayerProof, LayerRow
 from exporter.layer_proof.rows import Rows, not_compared
 from exporter.source import Source
+from exporter.summary import read_onnx
 from runtime.golden import Golden
 from runtime.manifest import Judgement, ModuleOrigin
 from runtime.proof import first_failure, judge
@@ -95,7 +95,7 @@ class _LayerProver:
     ) -> None:
         self._started = time.monotonic()
         self._options = options
-        self._model = read_model(artifact) if isinstance(artifact, Path) else artifact
+        self._model = read_onnx(artifact) if isinstance(artifact, Path) else artifact
         self._graph = OwnedGraph(self._model, module_map)
         self._models = Models(source)
         self._taken = Taken(golden, options.rows, options.kinds)

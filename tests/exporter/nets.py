@@ -220,3 +220,44 @@ class Pictured(nn.Module):
 
     def forward(self, image, shift):
         return self.conv(image).mean((2, 3)) + shift
+
+
+class Stacked(nn.Module):
+    """Two layers with names."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(8, 8)
+        self.second = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+
+
+class Difference(nn.Module):
+    """What is left of two large values that nearly cancel; half precision loses it."""
+
+    def forward(self, x):
+        return (x + 300.0) - 300.0
+
+
+class Cancelling(nn.Module):
+    """One module that cannot be in half precision, among others that can."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(8, 8)
+        self.difference = Difference()
+        self.second = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.second(self.difference(self.first(x)))
+
+
+class Sine(nn.Module):
+    """No product and no weight."""
+
+    def forward(self, x):
+        return x.sin()
