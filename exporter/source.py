@@ -78,6 +78,12 @@ class Source:
     also: tuple[str, ...] = ()
 
     @property
+    def pixels(self) -> str | None:
+        """The input that takes pictures as they are, where the module prepares them itself."""
+        own = self.preprocessing
+        return own.input if own is not None and own.done_by == "artifact" else None
+
+    @property
     def parameters(self) -> int:
         """Number of parameters."""
         return sum(parameter.numel() for parameter in self.module.parameters())

@@ -225,6 +225,18 @@ def wider():
     return nn.Sequential(nn.Linear(4, 5))
 
 
+class Pictured(nn.Module):
+    """A picture and something beside it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 2, 3)
+
+    def forward(self, image, shift):
+        return self.conv(image).mean((2, 3)) + shift
+
+
 class Stacked(nn.Module):
     """Two layers with names."""
 

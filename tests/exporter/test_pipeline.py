@@ -191,7 +191,7 @@ def test_a_label_file_goes_again_when_the_configuration_cannot_be_written(tmp_pa
 
 
 def test_a_repository_that_is_a_file_is_refused_before_any_work(tmp_path, export_net, monkeypatch):
-    monkeypatch.setattr(pipeline, "load_source", pytest.fail)
+    monkeypatch.setattr(pipeline, "load_prepared", pytest.fail)
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(RepositoryError, match="file is a file; the repository must be a"):
