@@ -37,8 +37,8 @@ from serving_load import (
     measured,
     payload_of,
 )
+from serving_peers import PEERS
 from serving_servers import (
-    PEERS,
     NotRun,
     Starter,
     empty,

@@ -6,12 +6,10 @@ Each listens on 127.0.0.1 alone and serves LeNet-5 with one thread in a call.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,8 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import numpy as np
+import onnxruntime as ort
 
-from protos import ModelInferResponse
+from protos import ModelInferRequest, ModelInferResponse
+from runtime.codec import arrays_from_response
+from runtime.tensor_bytes import array_from_bytes
+from runtime.tensors import BY_NAME
 
 ROOT = Path(__file__).parents[1]
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -40,10 +43,12 @@ class Start:
     Attributes:
         command: The program and its arguments.
         environment: Variables beside those of this process.
+        computes: Whether it answers what the model says; else a constant.
     """
 
     command: list[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    computes: bool = True
 
 
 Starter = Callable[[Path, Path, int], Start]
@@ -67,169 +72,10 @@ def empty(transport: str) -> Starter:
     def start(repository: Path, folder: Path, port: int) -> Start:
         program = str(ROOT / "benchmarks" / "serving_empty.py")
         state = str(folder / "state")
-        return Start([sys.executable, program, str(repository), transport, str(port), state])
+        command = [sys.executable, program, str(repository), transport, str(port), state]
+        return Start(command, computes=False)
 
     return start
-
-
-def triton(python: str) -> Starter:
-    """Triton of the ``nvidia-pytriton`` wheel in the environment of ``python``.
-
-    The wheel has the Python backend alone; the model is ONNX Runtime called from it, one
-    call for all requests that Triton's dynamic batching hands over.
-    """
-
-    def start(repository: Path, folder: Path, port: int) -> Start:
-        packages = _packages(python)
-        server = packages / "pytriton" / "tritonserver"
-        if not server.is_dir():
-            raise NotRun(f"{python} has no nvidia-pytriton")
-        version = packages.parent.name.removeprefix("python")
-        backends = folder / "backends"
-        if not backends.exists():
-            shutil.copytree(server / "backends", backends)
-            stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
-            shutil.copy(stub, backends / "python")
-            _write_triton_model(folder / "models", repository)
-        command = [
-            str(server / "bin" / "tritonserver"), "--model-repository", str(folder / "models"),
-            "--backend-directory", str(backends), "--allow-http", "false",
-            "--grpc-address", "127.0.0.1", "--grpc-port", str(port), "--allow-gpu-metrics", "false",
-            "--metrics-address", "127.0.0.1", "--metrics-port", str(free_port()),
-        ]  # fmt: skip
-        libraries = [str(packages / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR")]
-        return Start(
-            command,
-            {
-                "LD_LIBRARY_PATH": ":".join(libraries),
-                "PYTHONPATH": str(packages),
-                "PATH": f"{Path(python).parent}:{os.environ['PATH']}",
-            },
-        )
-
-    return start
-
-
-def mlserver(python: str) -> Starter:
-    """MLServer in the environment of ``python``, adaptive batching on, no worker processes."""
-
-    def start(repository: Path, folder: Path, port: int) -> Start:
-        packages = _packages(python)
-        if not (packages / "mlserver").is_dir():
-            raise NotRun(f"{python} has no mlserver")
-        _write_mlserver_model(folder, repository, port)
-        program = str(Path(python).with_name("mlserver"))
-        return Start([program, "start", str(folder)], {"PYTHONPATH": str(folder)})
-
-    return start
-
-
-def ray(_python: str) -> Starter:
-    """Ray Serve, which is not run."""
-
-    def start(_repository: Path, _folder: Path, _port: int) -> Start:
-        raise NotRun(
-            "its gRPC proxy listens on all interfaces whatever host it is given; "
-            "this benchmark serves 127.0.0.1 alone"
-        )
-
-    return start
-
-
-PEERS: Mapping[str, Callable[[str], Starter]] = {
-    "triton": triton,
-    "mlserver": mlserver,
-    "ray": ray,
-}
-
-
-def _packages(python: str) -> Path:
-    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    try:
-        found = subprocess.run(
-            [python, "-c", code], capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NotRun(f"{python} cannot be run: {error}") from error
-    return Path(found.stdout.strip())
-
-
-_TRITON_CONFIG = """
-name: "lenet5"
-backend: "python"
-max_batch_size: 64
-input { name: "image" data_type: TYPE_FP32 dims: [1, 32, 32] }
-output { name: "logits" data_type: TYPE_FP32 dims: [10] }
-instance_group { count: 1 kind: KIND_CPU }
-dynamic_batching { }
-"""
-_SESSION = """
-import numpy as np
-import onnxruntime as ort
-
-def session(path):
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-"""
-_TRITON_MODEL = """
-import os
-import triton_python_backend_utils as pb
-
-class TritonPythonModel:
-    def initialize(self, args):
-        folder = os.path.join(args["model_repository"], args["model_version"])
-        self.session = session(os.path.join(folder, "model.onnx"))
-
-    def execute(self, requests):
-        images = [pb.get_input_tensor_by_name(each, "image").as_numpy() for each in requests]
-        joined = images[0] if len(images) == 1 else np.concatenate(images)
-        logits = self.session.run(["logits"], {"image": joined})[0]
-        answers, start = [], 0
-        for image in images:
-            part = logits[start : start + len(image)]
-            start += len(image)
-            answers.append(pb.InferenceResponse([pb.Tensor("logits", part)]))
-        return answers
-"""
-_MLSERVER_MODEL = """
-import os
-from mlserver import MLModel
-from mlserver.codecs import NumpyCodec
-from mlserver.types import InferenceResponse
-
-class LeNet5(MLModel):
-    async def load(self):
-        self.session = session(os.path.join(os.path.dirname(__file__), "model.onnx"))
-        return True
-
-    async def predict(self, payload):
-        image = NumpyCodec.decode_input(payload.inputs[0])
-        logits = self.session.run(["logits"], {"image": image})[0]
-        output = NumpyCodec.encode_output("logits", logits)
-        return InferenceResponse(model_name=self.name, outputs=[output])
-"""
-
-
-def _write_triton_model(models: Path, repository: Path) -> None:
-    version = models / "lenet5" / "1"
-    version.mkdir(parents=True)
-    (version.parent / "config.pbtxt").write_text(_TRITON_CONFIG, encoding="utf-8")
-    (version / "model.py").write_text(_SESSION + _TRITON_MODEL, encoding="utf-8")
-    shutil.copy(repository / "lenet5" / "1" / "model.onnx", version)
-
-
-def _write_mlserver_model(folder: Path, repository: Path, port: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = f"""{{"host": "127.0.0.1", "http_port": {free_port()}, "grpc_port": {port},
-        "metrics_port": {free_port()}, "parallel_workers": 0, "debug": false}}"""
-    model = """{"name": "lenet5", "implementation": "lenet5_mlserver.LeNet5",
-        "max_batch_size": 64, "max_batch_time": 0.001}"""
-    (folder / "settings.json").write_text(settings, encoding="utf-8")
-    (folder / "model-settings.json").write_text(model, encoding="utf-8")
-    (folder / "lenet5_mlserver.py").write_text(_SESSION + _MLSERVER_MODEL, encoding="utf-8")
-    shutil.copy(repository / "lenet5" / "1" / "model.onnx", folder)
 
 
 def free_port() -> int:
@@ -336,6 +182,24 @@ def probe(url: str, payload: bytes) -> ModelInferResponse:
         return ModelInferResponse.FromString(channel.unary_unary(METHOD)(payload, timeout=5))
 
 
+def check_right(url: str, repository: Path, payload: bytes) -> None:
+    """Compare an answer with what ONNX Runtime says in this process.
+
+    Raises:
+        NotRun: They differ by more than rounding.
+    """
+    request = ModelInferRequest.FromString(payload)
+    image = array_from_bytes(
+        request.raw_input_contents[0], BY_NAME["float32"], request.inputs[0].shape, "the image"
+    )
+    model = str(repository / "lenet5" / "1" / "model.onnx")
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (right,) = session.run(["logits"], {"image": image})
+    logits = arrays_from_response(probe(url, payload)).get("logits", np.zeros(0))
+    if logits.shape != right.shape or not np.allclose(logits, right, rtol=1e-4, atol=1e-4):
+        raise NotRun(f"it answers {logits.tolist()}; ONNX Runtime says {right.tolist()}")
+
+
 @contextmanager
 def running(starter: Starter, repository: Path, folder: Path, payload: bytes) -> Iterator[Running]:
     """A server from its start to its end.
@@ -358,6 +222,8 @@ def running(starter: Starter, repository: Path, folder: Path, payload: bytes) ->
     try:
         server.wait_ready(payload, log)
         server.ready_s = time.perf_counter() - began
+        if how.computes:
+            check_right(server.url, repository, payload)
         yield server
     finally:
         server.end()

@@ -9,25 +9,23 @@ import io
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import (
-    AbstractContextManager,
-    contextmanager,
-    nullcontext,
-    redirect_stderr,
-    redirect_stdout,
-)
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import OutputFixPass
 
+from exporter.blame.explain import not_captured, not_converted
+from exporter.ends import name_ends, output_names
 from exporter.experts.opaque import opaque_layers
-from exporter.experts.suspects import CURE, suspects_of
-from exporter.outputs import named_outputs
+from exporter.inner import with_inner_outputs
+from exporter.passes.run import run_passes
+from exporter.passes.tidy import TIDY
 from exporter.ranges import range_of
+from exporter.recurrent import recurrent_operators
 from exporter.source import Source
 from runtime.errors import ExportError, InvalidInput
-from runtime.manifest import LOAD_OUTPUT
 from runtime.tensors import TensorSpec, numpy_dtype
 
 OPSETS = range(18, 26)
@@ -60,13 +58,14 @@ def onnx_from_module(source: Source, opset: int = DEFAULT_OPSET) -> ir.Model:
     if opset not in OPSETS:
         raise InvalidInput(f"opset {opset} is not supported; use {OPSETS[0]} to {OPSETS[-1]}")
     examples = example_inputs(source)
-    names = _output_names(source, examples)
     shapes = dynamic_shapes(source)
-    with _quiet(), _as_exported(source):
-        program = _captured(source, examples, shapes)
-        model = _converted(program, examples, shapes, source, names, opset)
-    _name_ends(model, [spec.name for spec in source.inputs], names)
-    return model
+    with _quiet():
+        names = output_names(source, examples)
+        with _as_exported(source):
+            program = _captured(source, examples, shapes)
+            model = _converted(program, examples, shapes, source, names, opset)
+    name_ends(model, [spec.name for spec in source.inputs], names)
+    return run_passes(model, TIDY)
 
 
 def example_inputs(source: Source) -> dict[str, torch.Tensor]:
@@ -121,38 +120,15 @@ def specs_from_values(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def _output_names(source: Source, examples: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the outputs, from one eager call."""
-    try:
-        with torch.no_grad():
-            result = source.module(**examples)
-    except Exception as error:
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in examples.items())
-        raise ExportError(
-            f"the module itself fails on {shapes}: {_first_line(error)}; "
-            "check --input, and --range for free axes and --values for integer inputs"
-        ) from error
-    values = named_outputs(result)
-    for name, value in values.items():
-        if value.is_complex():
-            raise ExportError(
-                f"output '{name}' is complex, which cannot be served; "
-                "return torch.view_as_real of it"
-            )
-    own = list(values)
-    if source.experts and LOAD_OUTPUT in own:
-        raise ExportError(f"the module has an output '{LOAD_OUTPUT}' of its own; rename it")
-    if source.output_names and len(source.output_names) != len(own):
-        raise ExportError(f"the module gives {len(own)} outputs, {source.output_names} are named")
-    names = list(source.output_names) or own
-    taken = {spec.name for spec in source.inputs}
-    names = [f"{name}_out" if name in taken else name for name in names]
-    return [*names, LOAD_OUTPUT] if source.experts else names
-
-
-def _as_exported(source: Source) -> AbstractContextManager[None]:
-    """With layers of experts, the module as it is while it is exported."""
-    return opaque_layers(source.module, source.experts) if source.experts else nullcontext()
+@contextmanager
+def _as_exported(source: Source) -> Iterator[None]:
+    """The module as it is while it is exported: some layers are an operator as a whole."""
+    with ExitStack() as stack:
+        stack.enter_context(recurrent_operators(source.module))
+        if source.experts:
+            stack.enter_context(opaque_layers(source.module, source.experts))
+        stack.enter_context(with_inner_outputs(source.module, source.also))
+        yield
 
 
 def _captured(
@@ -160,20 +136,18 @@ def _captured(
     examples: Mapping[str, torch.Tensor],
     shapes: Mapping[str, dict[int, torch.export.Dim]],
 ) -> torch.export.ExportedProgram:
-    try:
+    if source.program is not None:
+        return source.program
+
+    def capture() -> torch.export.ExportedProgram:
         return torch.export.export(
             source.module, (), kwargs=dict(examples), dynamic_shapes=dict(shapes), strict=False
         )
+
+    try:
+        return capture()
     except Exception as error:
-        if suspects := suspects_of(source.module, source.experts):
-            raise ExportError(
-                f"torch.export cannot capture {suspects[0]}, which chooses experts by the data "
-                f"({type(error).__name__}); {CURE}"
-            ) from error
-        raise ExportError(
-            f"torch.export cannot capture {type(source.module).__name__}: "
-            f"{_why_not_captured(error)}"
-        ) from error
+        raise not_captured(source, error, capture) from error
 
 
 def _converted(
@@ -185,44 +159,19 @@ def _converted(
     opset: int,
 ) -> ir.Model:
     try:
-        # Names and axes are lost on the way unless they are given a second time.
+        # Names and axes are lost on the way unless they are given a second time. What torch
+        # would optimise, our own passes do, which keep names and modules.
         converted = torch.onnx.export(
             program, (), kwargs=dict(examples), dynamo=True, opset_version=opset,
             dynamic_shapes=dict(shapes), input_names=[spec.name for spec in source.inputs],
-            output_names=outputs, verbose=False,
+            output_names=outputs, verbose=False, optimize=False,
         )  # fmt: skip
     except Exception as error:
-        raise ExportError(
-            f"torch.onnx cannot convert {type(source.module).__name__}: {_first_line(error)}"
-        ) from error
+        raise not_converted(source, error) from error
     assert converted is not None
-    return converted.model
-
-
-def _name_ends(model: ir.Model, inputs: list[str], outputs: list[str]) -> None:
-    """Postcondition: the graph's ends are called what the user calls them, in order."""
-    if [value.name for value in model.graph.inputs] != inputs:
-        given = [str(value.name) for value in model.graph.inputs]
-        raise ExportError(
-            f"the graph takes {', '.join(given)}, forward {', '.join(inputs)}; "
-            "an input that the outputs do not depend on cannot be kept: leave it out"
-        )
-    for value, name in zip(model.graph.outputs, outputs, strict=True):
-        value.name = name
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-def _why_not_captured(error: BaseException) -> str:
-    """What torch.export says, and of a violated constraint the line that names the cause."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    if not lines or not lines[0].startswith("Constraints violated"):
-        return _first_line(error)
-    cause = (lines[1] if len(lines) > 1 else lines[0]).partition(". ")[0]
-    return f"{cause}; give that axis a number in --input, or one size with --range"
+    # An output that is an input or another output, too, gets a node of its own.
+    model: ir.Model = OutputFixPass()(converted.model).model
+    return model
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def print_artifact(summary: ArtifactSummary | EngineSummary) -> None:
 
 def _print_graph(summary: ArtifactSummary) -> None:
     out = console()
-    out.print(f"{summary.file}  {summary.bytes:,} bytes", markup=False, soft_wrap=True)
+    beside = f" and {summary.data_bytes:,} of weights beside it" if summary.data_bytes else ""
+    out.print(f"{summary.file}  {summary.bytes:,} bytes{beside}", markup=False, soft_wrap=True)
     out.print(f"opset {summary.opset}, made by {summary.producer}", markup=False)
     for what, specs in (("input", summary.inputs), ("output", summary.outputs)):
         for spec in specs:

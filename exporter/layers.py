@@ -10,6 +10,10 @@ from runtime.manifest import ModuleOrigin
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 CLASSES = "pkg.torch.onnx.class_hierarchy"
+FUSED = "pkg.twinport.fused"
+"""Modules that a pass put into a node of another one; the node gives the last one's value."""
+_NOWHERE = "_empty_nn_module_stack"
+"""What torch notes of a size that it reads outside of every module."""
 
 
 def module_map(model: ir.Model) -> dict[str, ModuleOrigin]:
@@ -19,14 +23,22 @@ def module_map(model: ir.Model) -> dict[str, ModuleOrigin]:
     is the module's path, and the same place of ``class_hierarchy`` is its class.
     """
     origins: dict[str, ModuleOrigin] = {}
+    root = next((kinds[0] for node in model.graph if (kinds := _listed(node, CLASSES))), "")
     for node in model.graph:
-        scopes = _listed(node, SCOPES)
-        classes = _listed(node, CLASSES)
+        scopes, classes = _listed(node, SCOPES), _listed(node, CLASSES)
         if len(scopes) < 2 or len(classes) < len(scopes):
             continue
-        origin = ModuleOrigin(scopes[-2], classes[len(scopes) - 2], node.op_type)
+        module, kind = scopes[-2], classes[len(scopes) - 2]
+        if module.startswith(_NOWHERE):
+            module, kind = "", root
+        origin = ModuleOrigin(module, kind, node.op_type, fused_into(node))
         origins.update({str(value.name): origin for value in node.outputs if value.name})
     return origins
+
+
+def fused_into(node: ir.Node) -> tuple[str, ...]:
+    """Paths of the modules that a pass put into a node, in their order."""
+    return tuple(_listed(node, FUSED))
 
 
 def scopes_of(node: ir.Node) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sizes of free axes: what was declared, and what holds where nothing was."""
+"""Sizes of free axes and bounds of values: what was declared, and what holds elsewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 Range = tuple[int, int]
 """Smallest and largest size."""
+
+Bounds = tuple[float, float]
+"""Least and greatest value of an input, the upper end excluded."""
 
 DEFAULT_RANGE: Range = (1, 64)
 """Of a free axis that has no ``--range``."""

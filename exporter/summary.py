@@ -14,6 +14,7 @@ from exporter.engine.summary import holds_engine
 from exporter.graph import specs_from_values
 from exporter.write import VIEW_FILE
 from runtime.errors import InvalidInput, NotFound
+from runtime.external_data import external_references
 from runtime.layout import FAILED_FOLDER, version_numbers
 from runtime.manifest import FILE_NAME as MANIFEST_FILE
 from runtime.manifest import Manifest, read_manifest
@@ -28,6 +29,7 @@ class ArtifactSummary:
         operators: Nodes by operator, functions' bodies not counted twice.
         parameters: Elements of all initializers.
         manifest: Where the file lies in a repository.
+        data_bytes: Of the files beside it that hold weights, as far as they are there.
     """
 
     file: Path
@@ -39,6 +41,7 @@ class ArtifactSummary:
     operators: dict[str, int]
     parameters: int
     manifest: Manifest | None
+    data_bytes: int = 0
 
 
 def summary_from_path(path: Path) -> ArtifactSummary:
@@ -65,7 +68,14 @@ def summary_from_path(path: Path) -> ArtifactSummary:
         operators=dict(nodes.most_common()),
         parameters=size,
         manifest=read_manifest(beside) if beside.is_file() else None,
+        data_bytes=_data_bytes(file),
     )
+
+
+def _data_bytes(file: Path) -> int:
+    names = {reference.file for reference in external_references(file)}
+    beside = (file.parent / Path(name).name for name in sorted(names))
+    return sum(path.stat().st_size for path in beside if path.is_file())
 
 
 def artifact_file(path: Path) -> Path:
@@ -124,13 +134,31 @@ def _incomplete(folder: Path) -> str:
     )
 
 
-def _load(file: Path) -> ir.Model:
+def read_onnx(file: Path, *, weights: bool = True) -> onnx.ModelProto:
+    """An ONNX file.
+
+    Args:
+        file: The file.
+        weights: Whether weights in files beside it are read, too.
+
+    Raises:
+        InvalidInput: It is no ONNX model, or was cut.
+    """
     try:
         # Else the file's ending chooses the format: ``.json`` and ``.pbtxt`` are texts.
-        proto = onnx.load(file, format="protobuf", load_external_data=False)
-        if not proto.graph.node and not proto.graph.output:
-            raise InvalidInput(f"{file} is not an ONNX model: it has no graph")
+        proto = onnx.load(file, format="protobuf", load_external_data=weights)
+    except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise InvalidInput(f"{file} is not an ONNX model: {first}") from error
+    if not proto.graph.node and not proto.graph.output:
+        raise InvalidInput(f"{file} is not an ONNX model: it has no graph")
+    return proto
+
+
+def _load(file: Path) -> ir.Model:
+    proto = read_onnx(file, weights=False)
+    try:
         return ir.from_proto(proto)
-    except (DecodeError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise InvalidInput(f"{file} is not an ONNX model: {first}") from error

@@ -9,7 +9,7 @@ dispatched, and an operator that gives one all the same is named.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from exporter.experts.adapters import find_layers
 from exporter.experts.opaque import RoutingTrace
+from exporter.inner import InnerOutputs
 from exporter.outputs import named_outputs
 from runtime.errors import ExportError
 from runtime.manifest import LOAD_OUTPUT
@@ -100,8 +101,12 @@ class Truth:
             the truth is a truth.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module, also: Sequence[str] = ()) -> None:
         """Copy ``module`` and widen the copy.
+
+        Args:
+            module: Stays as it is.
+            also: Paths of inner modules whose outputs are given, too.
 
         Raises:
             ExportError: The module cannot be copied.
@@ -115,7 +120,13 @@ class Truth:
             ) from error
         self._lowered: dict[str, None] = {}
         self._trace = RoutingTrace(find_layers(self._module))
+        self._inner = InnerOutputs(self._module, also)
         self._margin: Array | None = None
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The widened copy that runs."""
+        return self._module
 
     @property
     def margin(self) -> Array | None:
@@ -134,42 +145,45 @@ class Truth:
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run one call; floats go in and come out as float64."""
         widened = {name: _widened(array) for name, array in inputs.items()}
-        mode = Float64Mode()
-        with _default_dtype(torch.float64), torch.no_grad(), self._trace.on(), mode:
+        mode, noted = Float64Mode(), (self._trace.on(), self._inner.on())
+        with _default_dtype(torch.float64), torch.no_grad(), noted[0], noted[1], mode:
             result = self._module(**widened)
         self._lowered |= mode.lowered
         self._margin = self._trace.margin(_rows(inputs)) if self._trace else None
-        return _arrays(result, self._trace, inputs)
+        return _arrays(result, self._trace, self._inner, inputs)
 
 
 def torch_float32(
-    module: torch.nn.Module, device: str = "cpu"
+    module: torch.nn.Module, device: str = "cpu", also: Sequence[str] = ()
 ) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     """PyTorch's own answers in float32, whose distance from the truth is the yardstick.
 
     Args:
         module: On ``device`` already.
         device: As torch names it.
+        also: Paths of inner modules whose outputs are given, too.
     """
-    trace = RoutingTrace(find_layers(module))
+    trace, inner = RoutingTrace(find_layers(module)), InnerOutputs(module, also)
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         tensors = {
             name: torch.from_numpy(np.array(array)).to(device) for name, array in inputs.items()
         }
-        with torch.no_grad(), trace.on():
+        with torch.no_grad(), trace.on(), inner.on():
             result = module(**tensors)
-        return _arrays(result, trace, inputs)
+        return _arrays(result, trace, inner, inputs)
 
     return run
 
 
-def _arrays(result: Any, trace: RoutingTrace, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What ``forward`` returned, by name, and the load of the experts where there are any."""
+def _arrays(
+    result: Any, trace: RoutingTrace, inner: InnerOutputs, inputs: Mapping[str, Array]
+) -> dict[str, Array]:
+    """What ``forward`` returned, by name, then the experts' load and inner outputs, if any."""
     answers = {name: to_array(value) for name, value in named_outputs(result).items()}
     if trace:
         answers[LOAD_OUTPUT] = trace.load(_rows(inputs))
-    return answers
+    return answers | {name: to_array(value) for name, value in inner.named().items()}
 
 
 def _rows(inputs: Mapping[str, Array]) -> int:

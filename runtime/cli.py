@@ -57,15 +57,20 @@ COMMANDS = {
         "exporter.commands.inspect:inspect", "Show what a model or an artifact is made of."
     ),
     "parity": Entry("runtime.commands.parity:parity", "Run the proof of a version again, here."),
+    "diff": Entry("exporter.commands.diff:diff", "Compare two versions or artifacts."),
     "report": Entry("exporter.commands.report:report", "Write one page about a version."),
     "serve": Entry("runtime.commands.serve:serve", "Serve a model repository over gRPC.", "info"),
     "infer": Entry("runtime.commands.infer:infer", "Send files to a served model."),
     "bench": Entry("runtime.commands.bench:bench", "Measure how fast a served model answers."),
     "top": Entry("runtime.commands.top:top", "Watch what the models of a server do."),
+    "experts": Entry("runtime.commands.experts:experts", "Place experts; replay traces of load."),
     "demo": Entry(
         "exporter.commands.demo:demo", "Go the whole way once, from checkpoint to answer."
     ),
 }
+
+LAYER_PROOF = "exporter.commands.layers:show_layers"
+"""What ``parity --layers`` does; named by text as the commands are, since it needs torch."""
 
 _EXTRAS = dict.fromkeys(
     (
@@ -77,6 +82,12 @@ _EXTRAS = dict.fromkeys(
 """The extras of ``pip install`` that bring a library."""
 
 
+def load_target(target: str) -> Any:
+    """What ``module:attribute`` names."""
+    module, attribute = target.split(":")
+    return getattr(import_module(module), attribute)
+
+
 class _Late(click.Command):
     """Stands for a command in the listing; imports it when it is called."""
 
@@ -85,8 +96,7 @@ class _Late(click.Command):
         self.target = entry.target
 
     def load(self) -> click.Command:
-        module, attribute = self.target.split(":")
-        return cast(click.Command, getattr(import_module(module), attribute))
+        return cast(click.Command, load_target(self.target))
 
     def make_context(
         self,

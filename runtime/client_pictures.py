@@ -10,7 +10,7 @@ from PIL import Image
 
 from runtime.client_wire import ServedModel
 from runtime.errors import InvalidInput
-from runtime.preprocess import Label, array_from_image, read_image, top_labels
+from runtime.preprocess import Label, array_from_image, read_image, rows_for, top_labels
 from runtime.tensors import Array
 
 
@@ -26,7 +26,8 @@ def arrays_from_pictures(
 
     Raises:
         NotFound: There is no such file.
-        InvalidInput: It is no picture, or the model takes none.
+        InvalidInput: It is no picture, the model takes none, or pictures of several sizes
+            cannot be one batch.
     """
     preprocessing = model.properties.preprocessing
     if preprocessing is None or len(model.inputs) != 1:
@@ -38,11 +39,18 @@ def arrays_from_pictures(
     arrays = [
         array_from_image(
             picture if isinstance(picture, Image.Image) else read_image(Path(picture)),
-            preprocessing, invert=invert,
+            preprocessing, invert=invert, wanted=model.inputs[0],
         )
         for picture in pictures
     ]  # fmt: skip
-    return {model.inputs[0].name: np.stack(arrays)}
+    sizes = {array.shape for array in arrays}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{height}x{width}" for height, width, *_ in sorted(sizes))
+        raise InvalidInput(
+            f"the pictures have {len(sizes)} sizes ({shown}) and model '{model.name}' takes pixels "
+            "as they are; one call takes pictures of one size"
+        )
+    return {model.inputs[0].name: rows_for(model.inputs[0], np.stack(arrays))}
 
 
 def labels_of(
@@ -53,8 +61,9 @@ def labels_of(
     if not names:
         return None
     for array in outputs.values():
-        if array.ndim == 2 and array.shape[1] == len(names) and array.dtype.kind == "f":
-            return [top_labels(row, names, top) for row in array]
+        fits = array.ndim >= 2 and array.size == len(array) * len(names)
+        if fits and array.dtype.kind == "f":
+            return [top_labels(row.reshape(-1), names, top) for row in array]
     return None
 
 

@@ -22,7 +22,15 @@ from runtime.tensor_bytes import (
     checked_shape,
     dtype_of_array,
 )
-from runtime.tensors import BY_WIRE, Array, DType, TensorSpec, check_array, format_shape
+from runtime.tensors import (
+    BY_WIRE,
+    Array,
+    DType,
+    TensorSpec,
+    check_array,
+    check_shape,
+    format_shape,
+)
 
 Tensor: TypeAlias = ModelInferRequest.InferInputTensor | ModelInferResponse.InferOutputTensor
 
@@ -44,12 +52,12 @@ CONTENTS = {
 
 _SHARED_MEMORY = "shared_memory_region"
 
-Stored: TypeAlias = Callable[[ModelInferRequest.InferInputTensor, int | None], bytes]
-"""The raw data of an input that is in shared memory, and how many bytes it must have; none where
-its elements say so themselves. Nothing of another size is read."""
+Stored: TypeAlias = Callable[[ModelInferRequest.InferInputTensor, DType], bytes]
+"""The raw data of an input that is in shared memory, whose type and shape are those that the
+model wants. Nothing of another size is read."""
 
 
-def _no_memory(tensor: ModelInferRequest.InferInputTensor, _wanted: int | None) -> bytes:
+def _no_memory(tensor: ModelInferRequest.InferInputTensor, _dtype: DType) -> bytes:
     raise Unimplemented(
         f"input {_quoted(tensor.name)} is in shared memory, which is not read here; "
         "send the data in the request"
@@ -81,7 +89,7 @@ def arrays_from_request(
         _check_type(tensor, specs[tensor.name])
         regional = regional or _SHARED_MEMORY in tensor.parameters
     if regional:
-        arrays = _arrays_with_stored(request, stored)
+        arrays = _arrays_with_stored(request, specs, stored)
     else:
         arrays = _arrays_from_tensors(request.inputs, request.raw_input_contents, "input")
     sizes: dict[str, int] = {}
@@ -205,7 +213,9 @@ def _check_type(tensor: ModelInferRequest.InferInputTensor, spec: TensorSpec) ->
         )
 
 
-def _arrays_with_stored(request: ModelInferRequest, stored: Stored) -> dict[str, Array]:
+def _arrays_with_stored(
+    request: ModelInferRequest, specs: Mapping[str, TensorSpec], stored: Stored
+) -> dict[str, Array]:
     """The inputs of a request of which some are in shared memory."""
     sent = [tensor for tensor in request.inputs if _SHARED_MEMORY not in tensor.parameters]
     arrays = _arrays_from_tensors(sent, request.raw_input_contents, "input")
@@ -216,9 +226,8 @@ def _arrays_with_stored(request: ModelInferRequest, stored: Stored) -> dict[str,
         if tensor.name in arrays:
             raise InvalidInput(f"{what} is there twice; send it once")
         dtype = _dtype(tensor, what)
-        size = math.prod(checked_shape(tensor.shape, dtype, what)) * dtype.size
-        data = stored(tensor, size if dtype.size else None)
-        arrays[tensor.name] = array_from_bytes(data, dtype, tensor.shape, what)
+        check_shape(checked_shape(tensor.shape, dtype, what), specs[tensor.name], {})
+        arrays[tensor.name] = array_from_bytes(stored(tensor, dtype), dtype, tensor.shape, what)
     return arrays
 
 

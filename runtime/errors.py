@@ -4,7 +4,8 @@
 
     TwinportError                INTERNAL
     ├── InvalidInput             INVALID_ARGUMENT     the request or the argument is wrong
-    │   └── UsageProblem         INVALID_ARGUMENT     the command line is wrong (exit 2)
+    │   ├── UsageProblem         INVALID_ARGUMENT     the command line is wrong (exit 2)
+    │   └── PlacementError       INVALID_ARGUMENT     experts cannot be placed as asked
     ├── NotFound                 NOT_FOUND            no such model, version or file
     ├── AlreadyExists            ALREADY_EXISTS       the name is taken
     ├── Unavailable              UNAVAILABLE          not now: loading, draining, not ready
@@ -72,6 +73,10 @@ class UsageProblem(InvalidInput):
     """The command line asks for something that does not go together."""
 
     exit_code = 2
+
+
+class PlacementError(InvalidInput):
+    """Experts cannot be placed as asked; the text names the constraint that breaks."""
 
 
 class NotFound(TwinportError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from runtime.backends.base import Backend, BackendOptions
@@ -15,7 +16,9 @@ from runtime.instances import devices_of
 from runtime.manifest import FILE_NAME, LOAD_OUTPUT, Manifest, read_manifest
 from runtime.model import Model, ModelRecord
 from runtime.model_config import ModelFacts
+from runtime.precision import HALVES
 from runtime.replay import Replayed, check_artifact, made_again, replay_version
+from runtime.reshape import on_wire
 from runtime.serving_config import (
     DEFAULT_BACKEND,
     DEFAULT_FILENAMES,
@@ -24,11 +27,12 @@ from runtime.serving_config import (
     check_file_name,
     complete_config,
     merged_specs,
+    reshapes_of,
 )
 from runtime.shadow.reference import reference_opener
 from runtime.shadow.settings import ShadowSettings
 from runtime.shadow.shadow import Shadow
-from runtime.tensors import TensorSpec
+from runtime.tensors import Array, TensorSpec
 from runtime.verdicts import VerdictStore
 from runtime.warmup import warm_up
 
@@ -81,7 +85,7 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
     try:
         for device in devices_of(config.instances, options.backend.device):
             own = replace(backend_options(options.backend, manifest), device=device)
-            backends.append(open_backend(name, artifact, own))
+            backends.append(_opened(name, artifact, config.session.applied(own), manifest))
         # Each instance is proved, which also warms it up.
         verdicts = [_proved(folder, manifest, backend, options) for backend in backends]
         replayed, unproved = next((item for item in verdicts if item[1]), verdicts[0])
@@ -91,7 +95,8 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
         record = replace(record, batching=batching)
         for backend in backends:
             warm_up(
-                backend, config.warmups, record.inputs,
+                partial(_answer, backend, record),
+                config.warmups, record.inputs,
                 max_batch_size=record.max_batch_size, folder=folder.parent,
             )  # fmt: skip
     except Exception:
@@ -102,6 +107,25 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
         logger.warning("%s/%d is served unproved: %s", config.name, number, unproved)
     record = replace(record, replayed=replayed, unproved=unproved)
     return Model(record, backends, _shadow(folder, record, options.shadow))
+
+
+def _opened(
+    name: str, artifact: Path, options: BackendOptions, manifest: Manifest | None
+) -> Backend:
+    """Load an artifact; one that nothing has run yet may be of a kind that nothing here runs."""
+    try:
+        return open_backend(name, artifact, options)
+    except RepositoryError as error:
+        proof = manifest.proof if manifest else None
+        if manifest is None or proof is None or proof.verdict != "pending":
+            raise
+        raise Unavailable(
+            f"its proof is pending and {manifest.artifact.precision} cannot run here: {error}"
+        ) from error
+
+
+def _answer(backend: Backend, record: ModelRecord, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return backend.infer(record.reshapes.fed(arrays))
 
 
 def backend_of(manifest: Manifest) -> str:
@@ -130,7 +154,11 @@ def check_backend(backend: str, manifest: Manifest) -> None:
 def backend_options(options: BackendOptions, manifest: Manifest | None) -> BackendOptions:
     """``options``, with what the manifest alone knows of the artifact."""
     engine = manifest.artifact.engine if manifest else None
-    return replace(options, newer_library=engine is not None and engine.version_compatible)
+    return replace(
+        options,
+        newer_library=engine is not None and engine.version_compatible,
+        layouts=manifest is None or manifest.artifact.precision not in HALVES,
+    )
 
 
 def _shadow(folder: Path, record: ModelRecord, settings: ShadowSettings | None) -> Shadow | None:
@@ -226,14 +254,17 @@ def _record(
         )  # fmt: skip
     except InvalidInput as error:
         raise RepositoryError(f"config.pbtxt: {error}") from error
+    complete = complete_config(config, facts)
+    reshapes = reshapes_of(complete, facts)
     return ModelRecord(
         name=config.name,
         version=number,
-        inputs=inputs,
-        outputs=outputs,
+        inputs=on_wire(inputs, reshapes.inputs),
+        outputs=on_wire(outputs, reshapes.outputs),
+        reshapes=reshapes,
         max_batch_size=max_batch_size,
         identity=backend.identity,
-        config=complete_config(config, facts),
+        config=complete,
         manifest=manifest,
         on_request=manifest.on_request if manifest else (),
         ranges=manifest.ranges if manifest else {},

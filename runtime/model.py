@@ -12,6 +12,7 @@ from runtime.batching import Batcher, BatchSettings, Lane, Run
 from runtime.errors import InvalidInput
 from runtime.manifest import Manifest
 from runtime.replay import Replayed
+from runtime.reshape import Reshapes
 from runtime.shadow.shadow import Shadow
 from runtime.statistics import Statistics
 from runtime.tensors import Array, TensorSpec
@@ -25,8 +26,8 @@ class ModelRecord:
     Attributes:
         name: The model's name.
         version: Its number.
-        inputs: By name, with the batch axis.
-        outputs: By name, with the batch axis.
+        inputs: By name, with the batch axis, in the shapes that clients send.
+        outputs: By name, with the batch axis, in the shapes that clients get.
         max_batch_size: Largest size of axis 0; 0 where axis 0 is no batch.
         identity: What runs it.
         config: The complete ``ModelConfig`` message, serialised.
@@ -53,6 +54,8 @@ class ModelRecord:
     """How requests are joined."""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By output: names of the classes in the order of their values."""
+    reshapes: Reshapes = field(default_factory=Reshapes)
+    """Tensors that the artifact has in another shape."""
 
 
 class Model:
@@ -74,7 +77,7 @@ class Model:
         self._backends = tuple(backends)
         name = f"{record.name}/{record.version}"
         lanes = [
-            Lane(_run_of(backend), Worker(f"{name}#{number}"))
+            Lane(_run_of(backend, record.reshapes), Worker(f"{name}#{number}"))
             for number, backend in enumerate(backends)
         ]
         self._workers = [lane.worker for lane in lanes]
@@ -138,7 +141,9 @@ class Model:
             arrays, shadow.outputs_with_load(outputs), deadline,
             priority=priority, timeout_s=timeout_s,
         )  # fmt: skip
-        shadow.offer(arrays, answers)
+        reshapes = self.record.reshapes
+        # The reference is the artifact again, in its own shapes.
+        shadow.offer(reshapes.fed(arrays), reshapes.unsent(answers))
         return {name: answers[name] for name in outputs}
 
     @property
@@ -210,5 +215,7 @@ def _limits(record: ModelRecord) -> Iterator[tuple[str, list[tuple[int, str, int
         )
 
 
-def _run_of(backend: Backend) -> Run:
-    return lambda arrays, outputs: backend.infer(arrays, outputs)
+def _run_of(backend: Backend, reshapes: Reshapes) -> Run:
+    if not reshapes:
+        return lambda arrays, outputs: backend.infer(arrays, outputs)
+    return lambda arrays, outputs: reshapes.sent(backend.infer(reshapes.fed(arrays), outputs))

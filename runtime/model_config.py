@@ -2,7 +2,8 @@
 
 Tensors carry their batch axis everywhere in Twinport. The file leaves it out where
 ``max_batch_size`` is above 0, calls a free axis -1 and cannot say "no axes": a tensor
-without any has ``dims: [1]`` and an empty ``reshape``, which is what Triton wants.
+without any has ``dims: [1]`` and an empty ``reshape``, which is what Triton wants. Tensors
+here have the artifact's shape; what clients see of a ``reshape`` is ``runtime/reshape.py``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from google.protobuf import text_format
 from protos import DataType, ModelConfig, ModelInput, ModelOutput
 from runtime.errors import InvalidInput, RepositoryError, TwinportError
 from runtime.layout import CONFIG_FILE
+from runtime.reshape import check_reshape
 from runtime.tensors import BY_CONFIG, Axis, TensorSpec, dtype_named, format_shape
 
 MAX_BATCH_SIZE = 2**31 - 1
@@ -134,11 +136,47 @@ def specs_from_config(
     gets a name of its own (``image_2`` for axis 2 of ``image``).
 
     Raises:
-        RepositoryError: A data type that is not known here, or an axis below -1.
+        RepositoryError: A data type that is not known here, an axis below -1, or a
+            ``reshape`` of another number of elements.
     """
     batch: tuple[Axis, ...] = (BATCH_AXIS,) if config.max_batch_size > 0 else ()
     inputs = tuple(_spec(tensor, batch, f"{where}: input") for tensor in config.input)
     return inputs, tuple(_spec(tensor, batch, f"{where}: output") for tensor in config.output)
+
+
+def check_servable(config: ModelConfig, where: str = CONFIG_FILE) -> None:
+    """Refuse what would be answered wrongly, as other answers than its owner means.
+
+    Raises:
+        RepositoryError: It keeps state between requests, is made of other models, or joins
+            requests in a way that there is not here.
+    """
+    meant = {
+        "sequence_batching": config.HasField("sequence_batching"),
+        "ensemble_scheduling": config.HasField("ensemble_scheduling"),
+        "batch_input": bool(config.batch_input),
+        "batch_output": bool(config.batch_output),
+        "allow_ragged_batch": any(tensor.allow_ragged_batch for tensor in config.input),
+        "model_transaction_policy.decoupled": config.model_transaction_policy.decoupled,
+    }
+    for name, is_meant in meant.items():
+        if is_meant:
+            raise RepositoryError(
+                f"{where} has {name}, which is not served here: a request is answered by itself "
+                "and once; take it out, or serve this model elsewhere"
+            )
+
+
+def reshaped_dims(
+    serialised: bytes,
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """By name, ``dims`` of the inputs and of the outputs that have a ``reshape``."""
+    config = ModelConfig.FromString(serialised)
+    inputs, outputs = (
+        {tensor.name: tuple(tensor.dims) for tensor in tensors if tensor.HasField("reshape")}
+        for tensors in (config.input, config.output)
+    )
+    return inputs, outputs
 
 
 def config_to_write(path: Path, facts: ModelFacts) -> str | None:
@@ -221,7 +259,10 @@ def _spec(tensor: ModelInput | ModelOutput, batch: tuple[Axis, ...], where: str)
             f"{where} '{tensor.name}' has data type {config_name}; "
             f"use one of {', '.join(BY_CONFIG)}"
         )
-    dims = tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims
+    dims = tensor.dims
+    if tensor.HasField("reshape"):
+        check_reshape(tensor.dims, tensor.reshape.shape, f"{where} '{tensor.name}'")
+        dims = tensor.reshape.shape
     axes = tuple(
         f"{tensor.name}_{number}" if size == -1 else size
         for number, size in enumerate(dims, start=len(batch))

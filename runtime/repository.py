@@ -140,10 +140,10 @@ class Repository:
     async def unload_model(self, name: str) -> None:
         """Take a model out of service: no more requests, wait for those that run, free it.
 
-        Raises:
-            NotFound: The repository has no such model.
+        One that is not there is out of service already, as with Triton.
         """
-        self._find(name, "")
+        if name not in self._entries:
+            return
         async with self._change_of(name):
             entry, _ = self._find(name, "")
             leaving = [item for item in entry.versions.values() if item.model is not None]

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from runtime.backends.base import BackendOptions
@@ -17,7 +17,7 @@ from runtime.errors import TwinportError
 from runtime.loading import LoadOptions
 from runtime.observe.collector import exposition
 from runtime.observe.endpoint import MetricsEndpoint, on_loop
-from runtime.observe.snapshot import Snapshot, snapshot_of
+from runtime.observe.snapshot import Snapshot
 from runtime.observe.tracing import tracer_from_environment
 from runtime.repository import POLL, Repository
 from runtime.servicer import Servicer
@@ -36,8 +36,18 @@ Report = Callable[[str], None]
 class Life:
     """One repository served in this process, from its loading to its end."""
 
-    def __init__(self, settings: ServerSettings, report: Report) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        report: Report,
+        totals: Callable[[], Awaitable[Snapshot]] | None = None,
+    ) -> None:
         """Look what is there; nothing is loaded yet.
+
+        Args:
+            settings: How to serve.
+            report: Gets what is to be printed.
+            totals: See ``Servicer``.
 
         Raises:
             NotFound: There is no such folder.
@@ -48,7 +58,7 @@ class Life:
         self._report = report
         self._repository = open_repository(settings)
         self._tracer = tracer_from_environment(os.environ)
-        self.servicer = Servicer(self._repository, tracer=self._tracer)
+        self.servicer = Servicer(self._repository, tracer=self._tracer, totals=totals)
         self._loading: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
         self._metrics: MetricsEndpoint | None = None
@@ -78,13 +88,9 @@ class Life:
             InvalidInput: Their address cannot be had.
         """
         if self._settings.metrics:
-            text = exposition(on_loop(asyncio.get_running_loop(), self.snapshot))
+            text = exposition(on_loop(asyncio.get_running_loop(), self.servicer.snapshot))
             host, port = self._settings.metrics_host, self._settings.metrics_port_wanted
             self._metrics = MetricsEndpoint(host, port, text)
-
-    def snapshot(self) -> Snapshot:
-        """What was done so far; on the event loop."""
-        return snapshot_of(self._repository.versions(), self.servicer.failures.counts)
 
     def load(self) -> asyncio.Task[None]:
         """Begin to load; it ends without an exception but for a defect, which ends the server."""

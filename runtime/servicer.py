@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 from protos import (
@@ -32,10 +32,11 @@ from protos import (
 from runtime.description import metadata_from_record, server_metadata
 from runtime.errors import TwinportError, Unimplemented
 from runtime.observe.failures import FailureLog
+from runtime.observe.snapshot import Snapshot, snapshot_of
 from runtime.observe.tracing import Tracer
 from runtime.repository import Repository
 from runtime.service.call import Call as Call
-from runtime.service.call import Running, Stream, Unary, parsed, unexpected
+from runtime.service.call import Running, Stream, Unary, in_time, parsed, unexpected
 from runtime.service.control import Control
 from runtime.service.inference import Inference
 from runtime.service.names import names_from
@@ -59,6 +60,7 @@ class Servicer:
         repository: Repository,
         failures: FailureLog | None = None,
         tracer: Tracer | None = None,
+        totals: Callable[[], Awaitable[Snapshot]] | None = None,
     ) -> None:
         """Serve a repository.
 
@@ -66,9 +68,11 @@ class Servicer:
             repository: Its models may be loaded later.
             failures: Where calls that fail are counted and logged; its own where none is given.
             tracer: Gets a span for each inference, where there is one.
+            totals: What all processes of this server did, where it is one of several.
         """
         self.failures = failures or FailureLog()
         self._repository = repository
+        self._totals = totals
         self._health = Health(repository)
         self._memory = SharedMemory()
         self._running = Running()
@@ -151,6 +155,10 @@ class Servicer:
             self.failures.note(method, failure, time.monotonic() - start)
             raise failure from error
 
+    def snapshot(self) -> Snapshot:
+        """What this process did so far; on the event loop."""
+        return snapshot_of(self._repository.versions(), self.failures.counts)
+
     def begin_drain(self) -> None:
         """Be not ready from now on and refuse inferences; those that run go on."""
         self._health.drain()
@@ -195,10 +203,18 @@ class Servicer:
         config = ModelConfig.FromString(record.config)
         return ModelConfigResponse(config=config).SerializeToString()
 
-    async def _model_statistics(self, payload: bytes, _call: Call) -> bytes:
+    async def _model_statistics(self, payload: bytes, call: Call) -> bytes:
         request = parsed(ModelStatisticsRequest, payload)
         models = self._repository.loaded_models(request.name, request.version)
-        response = ModelStatisticsResponse(model_stats=map(statistics_message, models))
+        wanted = {(model.record.name, model.record.version) for model in models}
+        snapshot = self.snapshot() if self._totals is None else await in_time(self._totals(), call)
+        response = ModelStatisticsResponse(
+            model_stats=[
+                statistics_message(item.model, item.version, item.work)
+                for item in snapshot.versions
+                if item.work is not None and (item.model, item.version) in wanted
+            ]
+        )
         return response.SerializeToString()
 
     async def _health_check(self, payload: bytes, _call: Call) -> bytes:

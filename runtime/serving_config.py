@@ -13,12 +13,16 @@ from runtime.instances import InstanceGroup, instances_from_config
 from runtime.layout import CONFIG_FILE
 from runtime.model_config import (
     ModelFacts,
+    check_servable,
     config_from_facts,
     config_from_text,
     config_to_text,
     read_config,
+    reshaped_dims,
     specs_from_config,
 )
+from runtime.reshape import Reshapes, reshapes_from_dims
+from runtime.session_config import SessionConfig, session_from_config
 from runtime.tensors import Axis, TensorSpec, format_shape
 from runtime.warmup import WarmupSample, warmups_from_config
 
@@ -56,13 +60,14 @@ class ServingConfig:
         filename: The artifact in a version's folder.
         max_batch_size: None without a file: then the manifest says it.
         policy: Which versions to load.
-        inputs: With the batch axis; empty where the file lists none.
-        outputs: With the batch axis; empty where the file lists none.
+        inputs: As the artifact has them, with the batch axis; empty where the file lists none.
+        outputs: Likewise.
         text: The file, canonical.
         batching: How requests are joined; none where the file does not say.
         instances: How often a version is opened; once where there are none.
         warmups: What a version runs before it is ready.
         label_files: By output: a file in the model's folder with a class a line.
+        session: The threads that it asks for.
     """
 
     name: str
@@ -77,14 +82,15 @@ class ServingConfig:
     instances: tuple[InstanceGroup, ...] = ()
     warmups: tuple[WarmupSample, ...] = ()
     label_files: Mapping[str, str] = field(default_factory=dict)
+    session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def read_serving_config(folder: Path) -> ServingConfig:
     """Read a model's configuration; a folder without one is left to its model.
 
     Raises:
-        RepositoryError: The file cannot be read, names another model, or a file that
-            does not lie in the version's folder.
+        RepositoryError: The file cannot be read, names another model, a file that does not
+            lie in the version's folder, or something that is not served.
     """
     path = folder / CONFIG_FILE
     if not path.exists():
@@ -95,6 +101,7 @@ def read_serving_config(folder: Path) -> ServingConfig:
             f"{path} names the model '{config.name}'; its folder is '{folder.name}', "
             "so rename one of the two"
         )
+    check_servable(config, str(path))
     filename = config.default_model_filename
     if filename:
         check_file_name(filename, path)
@@ -114,6 +121,7 @@ def read_serving_config(folder: Path) -> ServingConfig:
             for output in config.output
             if output.label_filename
         },
+        session_from_config(config, str(path)),
     )  # fmt: skip
 
 
@@ -147,6 +155,21 @@ def complete_config(config: ServingConfig, facts: ModelFacts) -> bytes:
     if not full.output:
         full.output.extend(found.output)
     return full.SerializeToString(deterministic=True)
+
+
+def reshapes_of(config: bytes, facts: ModelFacts) -> Reshapes:
+    """The tensors that clients see in another shape than the artifact has.
+
+    Args:
+        config: What ``complete_config`` gave.
+        facts: The artifact's tensors, narrowed by the configuration.
+    """
+    inputs, outputs = reshaped_dims(config)
+    batched = facts.max_batch_size > 0
+    return Reshapes(
+        reshapes_from_dims(inputs, {spec.name: spec for spec in facts.inputs}, batched=batched),
+        reshapes_from_dims(outputs, {spec.name: spec for spec in facts.outputs}, batched=batched),
+    )
 
 
 def batching_of(config: ServingConfig, max_batch_size: int, *, proved: bool) -> BatchSettings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from runtime.errors import InvalidInput
 from runtime.tensors import BY_NAME, MAX_RANK, Array, DType, format_shape
 
 MAX_BYTES = 2**63 - 1
+MAX_STRINGS = 2**22
+"""Elements that are looked at in data that did not come with the request: about a second."""
+_WINDOW = 2**16
+"""Bytes that are read at a time to find lengths in."""
 _LENGTH = struct.Struct("<I")
 _STRING_KINDS = "OSU"
 
@@ -71,28 +75,74 @@ def array_from_bytes(data: bytes, dtype: DType, shape: Sequence[int], what: str)
     return array
 
 
-def _strings_from_bytes(data: bytes, shape: tuple[int, ...], what: str) -> Array:
+def check_strings(
+    read: Callable[[int, int], bytes], size: int, shape: Sequence[int], what: str
+) -> None:
+    """Follow the lengths of all elements through data that is somewhere else.
+
+    The elements themselves are not read, so that what does not hold together costs little.
+
+    Args:
+        read: Gives so many bytes (second) from a place on (first); both are within ``size``.
+        size: Bytes of the data.
+        shape: As ``checked_shape`` gave it.
+        what: The tensor for the error (``input 'text'``).
+
+    Raises:
+        InvalidInput: The elements do not fill the data, or are too many to look at.
+    """
     count = math.prod(shape)
-    items: list[bytes] = []
-    start = 0
-    while start < len(data) and len(items) < count:
-        body = start + _LENGTH.size
-        if body > len(data):
-            raise InvalidInput(f"{what} ends inside the length of element {len(items)}")
-        end = body + _LENGTH.unpack_from(data, start)[0]
-        if end > len(data):
-            raise InvalidInput(
-                f"{what} ends inside element {len(items)}, which should have {end - body} bytes"
-            )
-        items.append(data[body:end])
-        start = end
-    if len(items) < count:
+    if count > MAX_STRINGS:
         raise InvalidInput(
-            f"{what} holds {len(items)} elements; BYTES {format_shape(shape)} takes {count}"
+            f"{what} has {count} elements; at most {MAX_STRINGS} are read from shared memory"
         )
-    if start < len(data):
-        raise InvalidInput(f"{what} has {len(data) - start} bytes after its {count} elements")
-    return array_of_strings(items, shape)
+    begin, window = 0, b""
+
+    def length_at(start: int) -> int:
+        nonlocal begin, window
+        if start + _LENGTH.size > begin + len(window):
+            begin, window = start, read(start, min(_WINDOW, size - start))
+        return int(_LENGTH.unpack_from(window, start - begin)[0])
+
+    for _ in _elements(length_at, size, shape, what):
+        pass
+
+
+def _strings_from_bytes(data: bytes, shape: tuple[int, ...], what: str) -> Array:
+    def length_at(start: int) -> int:
+        return int(_LENGTH.unpack_from(data, start)[0])
+
+    found = _elements(length_at, len(data), shape, what)
+    return array_of_strings([data[body:end] for body, end in found], shape)
+
+
+def _elements(
+    length_at: Callable[[int], int], size: int, shape: Sequence[int], what: str
+) -> Iterator[tuple[int, int]]:
+    """Begin and end of each element in data of ``size`` bytes, once its length fits.
+
+    Raises:
+        InvalidInput: As many elements as the shape takes do not fill the data.
+    """
+    count = math.prod(shape)
+    start = 0
+    for number in range(count):
+        if start == size:
+            raise InvalidInput(
+                f"{what} holds {number} elements; BYTES {format_shape(shape)} takes {count}"
+            )
+        body = start + _LENGTH.size
+        if body > size:
+            raise InvalidInput(f"{what} ends inside the length of element {number}")
+        end = body + length_at(start)
+        if end > size:
+            raise InvalidInput(
+                f"{what} ends inside element {number}, which should have {end - body} bytes"
+            )
+        yield body, end
+        start = end
+    if start < size:
+        raise InvalidInput(f"{what} has {size - start} bytes after its {count} elements")
 
 
 def array_of_strings(items: Sequence[bytes], shape: tuple[int, ...]) -> Array:

@@ -153,15 +153,20 @@ def check_array(array: Array, spec: TensorSpec, sizes: dict[str, int]) -> None:
         InvalidInput: Another data type, rank or size; the text says both sides.
     """
     given = "string" if array.dtype == object else array.dtype.name
-    wanted = f"the model wants {spec}"
     if given != spec.dtype:
-        raise InvalidInput(f"input '{spec.name}' has data type {given}; {wanted}")
-    if array.ndim != len(spec.shape):
-        raise InvalidInput(f"input '{spec.name}' has shape {format_shape(array.shape)}; {wanted}")
-    for size, axis in zip(array.shape, spec.shape, strict=True):
+        raise InvalidInput(f"input '{spec.name}' has data type {given}; the model wants {spec}")
+    check_shape(array.shape, spec, sizes)
+
+
+def check_shape(shape: Sequence[int], spec: TensorSpec, sizes: dict[str, int]) -> None:
+    """Refuse a shape that is not what the specification says; see ``check_array``."""
+    wanted = f"the model wants {spec}"
+    if len(shape) != len(spec.shape):
+        raise InvalidInput(f"input '{spec.name}' has shape {format_shape(shape)}; {wanted}")
+    for size, axis in zip(shape, spec.shape, strict=True):
         expected = axis if isinstance(axis, int) else sizes.setdefault(axis, size)
         if size != expected:
             other = "" if isinstance(axis, int) else f", where '{axis}' is {expected} already"
             raise InvalidInput(
-                f"input '{spec.name}' has shape {format_shape(array.shape)}; {wanted}{other}"
+                f"input '{spec.name}' has shape {format_shape(shape)}; {wanted}{other}"
             )

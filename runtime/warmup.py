@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from protos import DataType, ModelConfig, ModelWarmup
-from runtime.backends.base import Backend
 from runtime.errors import InvalidInput, RepositoryError, TwinportError, Unavailable
 from runtime.layout import CONFIG_FILE
 from runtime.tensor_bytes import array_from_bytes
@@ -73,31 +72,31 @@ def warmups_from_config(config: ModelConfig, where: str = CONFIG_FILE) -> tuple[
 
 
 def warm_up(
-    backend: Backend,
+    run: Callable[[Mapping[str, Array]], object],
     samples: tuple[WarmupSample, ...],
     inputs: Mapping[str, TensorSpec],
     *,
     max_batch_size: int,
     folder: Path,
 ) -> None:
-    """Run every sample on a backend.
+    """Run every sample, each as a request of a client.
 
     Args:
-        backend: The artifact, loaded.
+        run: Computes the answer to one, on the artifact that is loaded.
         samples: What to run.
-        inputs: The version's inputs by name.
+        inputs: The version's inputs by name, as clients send them.
         max_batch_size: 0 where axis 0 is no batch.
         folder: The model's.
 
     Raises:
         RepositoryError: A sample does not fit the model, or its file cannot be read.
-        Unavailable: The backend could not run it.
+        Unavailable: It could not be run.
     """
     for sample in samples:
         arrays = _arrays(sample, inputs, max_batch_size, folder)
         try:
             for _ in range(sample.count):
-                backend.infer(arrays)
+                run(arrays)
         except TwinportError as error:
             raise Unavailable(f"the warm-up '{sample.name}' failed: {error}") from error
 

@@ -19,6 +19,10 @@ _NUMBER = r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 _VALUES = re.compile(rf"(?P<name>[^=\s]+)\s*=\s*(?P<low>{_NUMBER})(:(?P<high>{_NUMBER}))?")
 
 
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMG]?B?)", re.IGNORECASE)
+_UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9}
+
+
 class RangeType(click.ParamType[tuple[str, tuple[int, int]]]):
     """``name=low:high`` with whole numbers, or ``name=size`` for one."""
 
@@ -55,6 +59,21 @@ class ValuesType(click.ParamType[tuple[str, tuple[float, float]]]):
         return found["name"], (low, _number(found["high"]) if found["high"] else low)
 
 
+class SizeType(click.ParamType[int]):
+    """Bytes, as a number or with a unit: ``64KB``, ``1GB``; a thousand of one is the next."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read one text; click asks with what was read already, too."""
+        if isinstance(value, int):
+            return value
+        found = _SIZE.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"'{value}' cannot be read; wanted the form '500MB'", param, ctx)
+        return round(float(found["number"]) * _UNITS[found["unit"].upper()])
+
+
 def _number(text: str) -> float:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
@@ -64,7 +83,10 @@ def source_options(command: Command) -> Command:
     for option in reversed(
         (
             click.argument("model"),
-            click.option("--weights", type=FILE, help="Weights: .safetensors, or .pt of tensors."),
+            click.option(
+                "--weights", type=FILE,
+                help=".safetensors or .pt of tensors; DEFAULT for torchvision's published ones.",
+            ),
             click.option(
                 "--input", "inputs", multiple=True, metavar="NAME:DTYPE[AXES]",
                 help="'x:float32[batch,3,32,32]': names are free axes. Repeat for each input.",

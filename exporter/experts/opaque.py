@@ -26,6 +26,7 @@ from exporter.experts.spec import (
     route,
     top_k_lowest_index,
 )
+from exporter.forwards import replaced_forwards
 from exporter.outputs import named_outputs
 from runtime.manifest import LOAD_OUTPUT
 from runtime.tensors import Array
@@ -43,30 +44,11 @@ def opaque_layers(module: nn.Module, found: ExpertLayers) -> Iterator[None]:
     first input that each expert received.
     """
     loads: dict[str, torch.Tensor] = {}
-    with _replaced_forwards() as replace:
+    with replaced_forwards() as replace:
         for layer in found.layers:
             replace(layer.module, _opaque_forward(layer, loads))
         replace(module, _with_load(module, found, loads))
         yield
-
-
-@contextmanager
-def _replaced_forwards() -> Iterator[Callable[[nn.Module, Callable[..., Any]], None]]:
-    """Forwards set on instances, so that names and scopes of the modules stay."""
-    replaced: list[tuple[nn.Module, Any]] = []
-
-    def replace(module: nn.Module, forward: Callable[..., Any]) -> None:
-        replaced.append((module, module.__dict__.get("forward")))
-        module.__dict__["forward"] = forward
-
-    try:
-        yield replace
-    finally:
-        for module, before in reversed(replaced):
-            if before is None:
-                del module.__dict__["forward"]
-            else:
-                module.__dict__["forward"] = before
 
 
 def _opaque_forward(layer: FoundLayer, loads: dict[str, torch.Tensor]) -> Callable[..., Any]:

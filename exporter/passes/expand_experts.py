@@ -17,7 +17,8 @@ from exporter.experts.choose import MOST_TOKENS_FUSED, plan_layers
 from exporter.experts.expand import expand_node, new_store
 from exporter.experts.node import DOMAIN, FIRST_WEIGHT, moe_nodes, read_node
 from exporter.experts.replace import drop_unused_initializers
-from exporter.passes.run import Pass
+from exporter.passes.conditions import is_ordered
+from exporter.passes.run import Pass, graph_pass
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +36,24 @@ def expand_experts(form: str = "auto", ranges: Mapping[str, tuple[int, int]] | N
         InvalidInput where there is no such form.
     """
 
+    @graph_pass(requires=(is_ordered,), ensures=(is_ordered, _no_opaque_layer))
     def expand_experts(model: ir.Model) -> tuple[ir.Model, bool]:
         """Postcondition: no node of the opaque op is left."""
-        layers = [read_node(node) for node in moe_nodes(model)]
+        nodes = list(moe_nodes(model))
+        plans = plan_layers([read_node(node) for node in nodes], form, ranges or {})
         store = new_store(model)
-        for moe, plan in zip(layers, plan_layers(layers, form, ranges or {}), strict=True):
+        for node, plan in zip(nodes, plans, strict=True):
+            moe = read_node(node)  # again: the layer before it gives another value by now
             log.info("layer %s: %s", moe.layer, plan)
             few = (plan.few, MOST_TOKENS_FUSED) if plan.few else None
             weights = list(moe.node.inputs[FIRST_WEIGHT:])
             expand_node(model, moe, plan.form, most_tokens=plan.tokens[1], few=few, store=store)
             drop_unused_initializers(model.graph, weights)
         model.graph.opset_imports.pop(DOMAIN, None)
-        return model, bool(layers)
+        return model, bool(nodes)
 
     return expand_experts
+
+
+def _no_opaque_layer(model: ir.Model) -> str:
+    return next((f"layer '{node.name}' is left" for node in moe_nodes(model)), "")

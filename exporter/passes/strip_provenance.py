@@ -11,11 +11,24 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from exporter.layers import CLASSES, SCOPES
+from exporter.layers import CLASSES, FUSED, SCOPES
+from exporter.passes.run import graph_pass
 
-_KEPT = frozenset({"namespace", SCOPES, CLASSES})
+_KEPT = frozenset({"namespace", SCOPES, CLASSES, FUSED})
 
 
+def has_no_notes(model: ir.Model) -> str:
+    """No metadata but ``_KEPT``, no document string."""
+    for owner in _owners(model):
+        for key in owner.metadata_props:
+            if key not in _KEPT:
+                return f"the note '{key}' is left"
+        if owner.doc_string:
+            return "a document string is left"
+    return ""
+
+
+@graph_pass(ensures=(has_no_notes,))
 def strip_provenance(model: ir.Model) -> tuple[ir.Model, bool]:
     """Postcondition: no metadata but ``_KEPT`` and no document string is left."""
     changed = False

@@ -164,6 +164,7 @@ def drawn_by_netron(file: Path) -> str:
 
 def _troubles(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     files = [(manifest.artifact.file, manifest.artifact.sha256)]
+    files += [(item.file, item.sha256) for item in manifest.artifact.data]
     if manifest.evidence is not None:
         files.append((manifest.evidence.file, manifest.evidence.sha256))
     troubles = []

@@ -29,18 +29,28 @@ class BackendOptions:
 
     Attributes:
         device: ``cpu`` or ``cuda``, for ONNX Runtime; TensorRT's engines run on a GPU always.
-        threads: Threads inside one call; one is cheapest for small models.
+        threads: Threads inside one node, for ONNX Runtime; one is cheapest for small models,
+            0 is one for each core.
+        node_threads: Threads for nodes that run side by side, where ``parallel`` lets them.
+        parallel: Whether nodes may run side by side.
+        spinning: Whether threads that wait for work burn time meanwhile.
         newer_library: Whether the artifact was built to run on newer versions of its library
             too; its manifest says it.
         engine_code: Whether such an engine may run the code that it brings, in this process.
         optimised: Whether the library may rewrite the graph, for ONNX Runtime.
+        layouts: Whether it may re-lay tensors for the processor, too: ONNX Runtime 1.32 dies
+            of that where a graph computes in fp16 (``NchwcTransformer``).
     """
 
     device: str = "cpu"
     threads: int = 1
+    node_threads: int = 1
+    parallel: bool = False
+    spinning: bool = False
     newer_library: bool = False
     engine_code: bool = False
     optimised: bool = True
+    layouts: bool = True
 
 
 class Backend(Protocol):

@@ -21,6 +21,7 @@ from runtime.errors import (
     TwinportError,
     Unavailable,
 )
+from runtime.external_data import check_external_data
 from runtime.tensors import Array, TensorSpec
 
 Run = Callable[[Any, Sequence[str], Mapping[str, Array], Any], list[Array]]
@@ -139,11 +140,18 @@ def _session(model: Path, provider: str, options: BackendOptions) -> Any:
     def settings() -> Any:
         made = ort.SessionOptions()
         made.intra_op_num_threads = options.threads
-        made.inter_op_num_threads = 1
+        made.inter_op_num_threads = options.node_threads
+        if options.parallel:
+            made.execution_mode = ort.ExecutionMode.ORT_PARALLEL
         made.log_severity_level = _ERRORS_ONLY
+        if not options.layouts:
+            made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         if not options.optimised:
             made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for pool in ("intra_op", "inter_op"):
+            made.add_session_config_entry(
+                f"session.{pool}.allow_spinning", str(int(options.spinning))
+            )
         return made
 
     def opened() -> Any:
@@ -153,6 +161,7 @@ def _session(model: Path, provider: str, options: BackendOptions) -> Any:
 
     if not model.is_file():
         raise RepositoryError(f"{model} does not exist")
+    check_external_data(model)
     return _translated(opened, RepositoryError, f"{model.name} cannot be loaded: ")
 
 

@@ -11,7 +11,8 @@ import click
 
 from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import open_backend
-from runtime.errors import NotFound, ProofFailed, RepositoryError
+from runtime.cli import LAYER_PROOF, load_target
+from runtime.errors import NotFound, ProofFailed, RepositoryError, UsageProblem
 from runtime.layout import CONFIG_FILE, FAILED_FOLDER, version_numbers
 from runtime.loading import backend_of, backend_options, check_backend
 from runtime.manifest import FILE_NAME, Manifest, read_manifest
@@ -38,22 +39,59 @@ from runtime.tables import console, judgement_table
     show_default=True,
     help="Whether a version-compatible engine may run code that it brings.",
 )
+@click.option(
+    "--layers",
+    is_flag=True,
+    help="Compare module by module with PyTorch, and name the first one that diverges.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Of --layers: the weights that were exported, where the factory does not load them.",
+)
+@click.option(
+    "--source",
+    metavar="MODEL",
+    help="Of --layers: the module as `twinport export` takes it.  [default: the manifest's]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def parity(model: Path, version: int | None, device: str, engine_code: str, as_json: bool) -> None:
+def parity(
+    model: Path,
+    version: int | None,
+    device: str,
+    engine_code: str,
+    layers: bool,
+    weights: Path | None,
+    source: str | None,
+    as_json: bool,
+) -> None:
     """Run the proof of a version again, on this machine and without torch.
 
     The evidence in the version's folder holds inputs, the float64 truth and the size of
     PyTorch's own float32 error. Exits 0 where the artifact passes on this backend and
     device, 1 where it does not. Versions under failed/ can be looked at too.
+
+    With --layers each module is run again in float64 on the artifact's own inner values,
+    which needs PyTorch and the module that was exported.
     """
+    if (weights or source) and not layers:
+        raise UsageProblem("--weights and --source are of --layers; add it")
     folder = find_version(model, version)
     manifest = read_manifest(folder / FILE_NAME)
     options = BackendOptions(device=device, engine_code=engine_code == "allow")
     replayed = replay_here(folder, manifest, options)
-    if as_json:
-        click.echo(json.dumps(_record(manifest, folder, replayed), indent=2))
-    else:
+    record = _record(manifest, folder, replayed)
+    if not as_json:
         _show(manifest, folder, replayed)
+    diverges = ""
+    if layers:
+        record["layers"], diverges = load_target(LAYER_PROOF)(
+            folder, manifest, source, weights, options, quiet=as_json
+        )
+    if as_json:
+        click.echo(json.dumps(record, indent=2))
+    if diverges:
+        raise ProofFailed(f"{manifest.name} version {manifest.version}: {diverges}")
     if replayed.verdict != "passed":
         raise ProofFailed(f"{manifest.name} version {manifest.version}: {replayed.reason}")
 

@@ -16,7 +16,7 @@ from prometheus_client import ProcessCollector
 
 from runtime.manifest import record_from_data
 from runtime.shadow.summary import ShadowSummary, shadows_of_processes, summary_of
-from runtime.statistics import Failure, Histogram, Statistics
+from runtime.statistics import BatchTimes, Failure, Histogram, Statistics
 from runtime.versions import State, Version
 
 _CPU = "process_cpu_seconds_total"
@@ -40,6 +40,35 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class BatchWork:
+    """All calls of one size.
+
+    Attributes:
+        rows: Of each.
+        calls: How many.
+        input_ns: Joining, all together.
+        infer_ns: The backend.
+        output_ns: Parting the answers.
+    """
+
+    rows: int
+    calls: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+
+    def __add__(self, other: BatchWork) -> BatchWork:
+        """Both together; their size is the same."""
+        return BatchWork(
+            self.rows,
+            self.calls + other.calls,
+            self.input_ns + other.input_ns,
+            self.infer_ns + other.infer_ns,
+            self.output_ns + other.output_ns,
+        )
+
+
+@dataclass(frozen=True)
 class Work:
     """What one loaded version did since it was loaded; see ``statistics.Statistics``.
 
@@ -53,7 +82,10 @@ class Work:
         input_ns: Joining them.
         infer_ns: The backend.
         output_ns: Parting the answers.
-        failures: Requests that were not answered, by ``statistics.Failure``.
+        fail_ns: From arrival to the error, of all requests that were not answered.
+        failures: Those requests, by ``statistics.Failure``.
+        last_ms: Milliseconds since the epoch of the last call; 0 before the first.
+        batches: Calls by their size, ascending.
         queue_seconds: By request.
         compute_seconds: By request.
         request_seconds: By request.
@@ -69,7 +101,10 @@ class Work:
     input_ns: int
     infer_ns: int
     output_ns: int
+    fail_ns: int
     failures: dict[str, int]
+    last_ms: int
+    batches: tuple[BatchWork, ...]
     queue_seconds: Counts
     compute_seconds: Counts
     request_seconds: Counts
@@ -80,9 +115,18 @@ class Work:
         sums = {
             item.name: getattr(self, item.name) + getattr(other, item.name)
             for item in dataclasses.fields(self)
-            if item.name != "failures"
+            if item.name not in ("failures", "last_ms", "batches")
         }
-        return Work(failures=_added(self.failures, other.failures), **sums)
+        by_rows: dict[int, BatchWork] = {}
+        for batch in (*self.batches, *other.batches):
+            known = by_rows.get(batch.rows)
+            by_rows[batch.rows] = batch if known is None else known + batch
+        return Work(
+            failures=_added(self.failures, other.failures),
+            last_ms=max(self.last_ms, other.last_ms),
+            batches=tuple(by_rows[rows] for rows in sorted(by_rows)),
+            **sums,
+        )
 
 
 @dataclass(frozen=True)
@@ -210,12 +254,21 @@ def work_of(statistics: Statistics, waiting: int) -> Work:
         input_ns=statistics.input.ns,
         infer_ns=statistics.infer.ns,
         output_ns=statistics.output.ns,
+        fail_ns=statistics.fail.ns,
         failures={reason.value: statistics.failures[reason] for reason in Failure},
+        last_ms=statistics.last_ms,
+        batches=tuple(
+            _of_size(rows, statistics.batches[rows]) for rows in sorted(statistics.batches)
+        ),
         queue_seconds=_counts(statistics.queue_seconds),
         compute_seconds=_counts(statistics.compute_seconds),
         request_seconds=_counts(statistics.request_seconds),
         batch_rows=_counts(statistics.batch_rows),
     )
+
+
+def _of_size(rows: int, times: BatchTimes) -> BatchWork:
+    return BatchWork(rows, times.infer.count, times.input.ns, times.infer.ns, times.output.ns)
 
 
 def _counts(histogram: Histogram) -> Counts:

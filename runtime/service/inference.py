@@ -24,7 +24,7 @@ from runtime.service.shared_memory import SharedMemory
 from runtime.service.stream import answered_in_order
 from runtime.service.traced import Infer, traced
 from runtime.standard_services import Health
-from runtime.tensors import Array, format_shape
+from runtime.tensors import Array, DType
 
 _STATUS_OF_STREAM = "triton_grpc_error"
 """Header of clients that want an error as the status of the stream, which ends with it."""
@@ -177,17 +177,11 @@ class Inference:
         )
         return record, answers, special
 
-    def _stored(self, tensor: ModelInferRequest.InferInputTensor, wanted: int | None) -> bytes:
+    def _stored(self, tensor: ModelInferRequest.InferInputTensor, dtype: DType) -> bytes:
         what = f"input '{tensor.name}'"
         if tensor.HasField("contents") and tensor.contents.ListFields():
             raise InvalidInput(f"{what} is in shared memory and in contents; use one of the two")
-        place = self._memory.place(tensor.parameters, what)
-        if wanted is not None and place.byte_size != wanted:
-            raise InvalidInput(
-                f"{what} has {place.byte_size} bytes; "
-                f"{tensor.datatype} {format_shape(tuple(tensor.shape))} takes {wanted}"
-            )
-        return place.read()
+        return self._memory.place(tensor.parameters, what).read_tensor(dtype, tensor.shape, what)
 
     def _check_open(self) -> None:
         if self._health.draining:

@@ -8,9 +8,10 @@ check and its use.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from protos import (
 )
 from runtime.errors import AlreadyExists, InvalidInput, NotFound, ResourceExhausted, Unimplemented
 from runtime.service.call import Call, Unary, parsed
+from runtime.tensor_bytes import check_strings
+from runtime.tensors import DType, format_shape
 
 REGION = "shared_memory_region"
 BYTE_SIZE = "shared_memory_byte_size"
@@ -71,13 +74,31 @@ class Place:
     offset: int
     byte_size: int
 
-    def read(self) -> bytes:
-        """Everything in it.
+    def read_tensor(self, dtype: DType, shape: Sequence[int], what: str) -> bytes:
+        """Everything in it, once it is known to be a tensor.
+
+        Args:
+            dtype: The type of its elements.
+            shape: Its shape.
+            what: The tensor for the error (``input 'image'``).
 
         Raises:
-            InvalidInput: The object was made shorter since it was registered.
+            InvalidInput: Its size is another one, its elements do not fill it, or the object
+                was made shorter since it was registered.
         """
-        start, left = self.region.offset + self.offset, self.byte_size
+        wanted = math.prod(shape) * dtype.size
+        if dtype.size == 0:
+            check_strings(self._read, self.byte_size, shape, what)
+        elif self.byte_size != wanted:
+            raise InvalidInput(
+                f"{what} has {self.byte_size} bytes; "
+                f"{dtype.wire} {format_shape(tuple(shape))} takes {wanted}"
+            )
+        return self._read(0, self.byte_size)
+
+    def _read(self, start: int, left: int) -> bytes:
+        """So many bytes from ``start`` on, which are all in it."""
+        start += self.region.offset + self.offset
         parts: list[bytes] = []
         while left:
             part = os.pread(self.region.object.descriptor, left, start)

@@ -8,42 +8,41 @@ from protos import (
     ModelStatistics,
     StatisticDuration,
 )
-from runtime.model import Model
-from runtime.statistics import BatchTimes, Duration
+from runtime.observe.snapshot import BatchWork, Work
 
 
-def statistics_message(model: Model) -> ModelStatistics:
+def statistics_message(model: str, version: int, work: Work) -> ModelStatistics:
     """Counts and times of one version since it was loaded."""
-    counted = model.statistics
+    answered = work.success
     return ModelStatistics(
-        name=model.record.name,
-        version=str(model.record.version),
-        last_inference=counted.last_ms,
-        inference_count=counted.inferences,
-        execution_count=counted.executions,
+        name=model,
+        version=str(version),
+        last_inference=work.last_ms,
+        inference_count=work.inferences,
+        execution_count=work.executions,
         inference_stats=InferStatistics(
-            success=_duration(counted.success),
-            fail=_duration(counted.fail),
-            queue=_duration(counted.queue),
-            compute_input=_duration(counted.input),
-            compute_infer=_duration(counted.infer),
-            compute_output=_duration(counted.output),
+            success=_duration(answered, work.request_ns),
+            fail=_duration(sum(work.failures.values()), work.fail_ns),
+            queue=_duration(answered, work.queue_ns),
+            compute_input=_duration(answered, work.input_ns),
+            compute_infer=_duration(answered, work.infer_ns),
+            compute_output=_duration(answered, work.output_ns),
             # Nothing is cached here; clients read the fields all the same.
             cache_hit=StatisticDuration(),
             cache_miss=StatisticDuration(),
         ),
-        batch_stats=[_of_size(rows, counted.batches[rows]) for rows in sorted(counted.batches)],
+        batch_stats=[_of_size(batch) for batch in work.batches],
     )
 
 
-def _of_size(rows: int, times: BatchTimes) -> InferBatchStatistics:
+def _of_size(batch: BatchWork) -> InferBatchStatistics:
     return InferBatchStatistics(
-        batch_size=rows,
-        compute_input=_duration(times.input),
-        compute_infer=_duration(times.infer),
-        compute_output=_duration(times.output),
+        batch_size=batch.rows,
+        compute_input=_duration(batch.calls, batch.input_ns),
+        compute_infer=_duration(batch.calls, batch.infer_ns),
+        compute_output=_duration(batch.calls, batch.output_ns),
     )
 
 
-def _duration(duration: Duration) -> StatisticDuration:
-    return StatisticDuration(count=duration.count, ns=duration.ns)
+def _duration(count: int, ns: int) -> StatisticDuration:
+    return StatisticDuration(count=count, ns=ns)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -14,9 +17,14 @@ from runtime.settings import ServerSettings
 from runtime.transports.base import address_text, details_of
 from runtime.transports.sockets import check_free
 from runtime.transports.tls import read_tls
+from runtime.transports.unsent import connections_of, unsent_bytes_of
 
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
+LOOK_SECONDS = 0.004
+"""How often it is looked whether the last bytes have arrived."""
+QUIET_LOOKS = 5
+"""Looks without bytes to send after which nothing is left with the library's threads."""
 _PENDING = 2**20
 """Requests that have come and that no handler has begun."""
 
@@ -41,22 +49,56 @@ class GrpcioTransport:
         self._shared_port = shared_port
         self._started = False
         compression = grpc.Compression.Gzip if settings.compression == "gzip" else None
+        self._calls = Calls()
+        self._port = 0
         self._server = grpc.aio.server(
             options=channel_options(settings, shared=bool(shared_port)), compression=compression
         )
-        self._server.add_generic_rpc_handlers((Handlers(servicer),))
+        self._server.add_generic_rpc_handlers((Handlers(servicer, self._calls),))
 
     async def start(self) -> str:
         """See ``Transport``."""
-        port = self._bind()
+        self._port = self._bind()
         await self._server.start()
         self._started = True
-        return address_text(self._settings.host, port)
+        return address_text(self._settings.host, self._port)
 
     async def stop(self, seconds: float) -> None:
-        """See ``Transport``."""
-        if self._started:
-            await self._server.stop(seconds)
+        """See ``Transport``.
+
+        The library ends calls that it has not handed over yet as cancelled, which clients take
+        for their own doing. So each connection is closed for writing before that, once the
+        answers are on it: its client takes what it still waits for as UNAVAILABLE.
+        """
+        if not self._started:
+            return
+        end = time.monotonic() + seconds
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._calls.all_left()
+        # The library is done with a call when its last bytes are with the threads that write.
+        await self._until_sent(end, QUIET_LOOKS)
+        with ExitStack() as held:
+            connections = [held.enter_context(each) for each in connections_of(self._port)]
+            for connection in connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_WR)
+            # At once, so that nobody who comes back at once is let in.
+            await self._server.stop(None)
+            # Closed while requests are unread, one would lose answers that are on the way.
+            while time.monotonic() < end and any(map(unsent_bytes_of, connections)):
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _until_sent(self, end: float, looks: int) -> None:
+        """Wait until each connection was seen so often with nothing to send, or ``end`` is over."""
+        with ExitStack() as held:
+            left = {held.enter_context(each): looks for each in connections_of(self._port)}
+            while left and time.monotonic() < end:
+                for connection in list(left):
+                    left[connection] -= not unsent_bytes_of(connection)
+                    if not left[connection]:
+                        del left[connection]
+                await asyncio.sleep(LOOK_SECONDS)
 
     def _bind(self) -> int:
         settings = self._settings
@@ -75,21 +117,53 @@ class GrpcioTransport:
             raise InvalidInput(f"{address} cannot be listened on: {error}") from error
 
 
+class Calls:
+    """Which calls have not ended yet, their last bytes included."""
+
+    def __init__(self) -> None:
+        self._newest = _Generation()
+
+    def begin(self, context: Context) -> None:
+        """Count a call until the library is done with it."""
+        generation = self._newest
+        generation.running += 1
+        context.add_done_callback(generation.end)  # type: ignore[arg-type]
+
+    async def all_left(self) -> None:
+        """Wait for the calls that have begun by now; others may come meanwhile."""
+        generation, self._newest = self._newest, _Generation()
+        while generation.running:
+            generation.ended.clear()
+            await generation.ended.wait()
+
+
+class _Generation:
+    """The calls that begin between two moments."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.ended = asyncio.Event()
+
+    def end(self, _context: Context) -> None:
+        self.running -= 1
+        self.ended.set()
+
+
 class Handlers(grpc.GenericRpcHandler):
     """Every method of a servicer as a handler of raw bytes.
 
     grpcio parses nothing, because it answers a malformed message as UNKNOWN.
     """
 
-    def __init__(self, servicer: Servicer) -> None:
+    def __init__(self, servicer: Servicer, calls: Calls) -> None:
         self._handlers: dict[str, Any] = {
-            method: grpc.unary_unary_rpc_method_handler(_unary(servicer, method))
+            method: grpc.unary_unary_rpc_method_handler(_unary(servicer, method, calls))
             for method in servicer.unary_methods
         }
         for method in servicer.stream_methods:
             # One message one way is a stream too, on the wire.
             self._handlers[method] = grpc.stream_stream_rpc_method_handler(
-                _stream(servicer, method)
+                _stream(servicer, method, calls)
             )
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -97,8 +171,9 @@ class Handlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
-def _unary(servicer: Servicer, method: str) -> Any:
+def _unary(servicer: Servicer, method: str, calls: Calls) -> Any:
     async def answer(payload: bytes, context: Context) -> bytes:
+        calls.begin(context)
         try:
             return await servicer.unary(method, payload, _call(context))
         except TwinportError as error:
@@ -107,8 +182,9 @@ def _unary(servicer: Servicer, method: str) -> Any:
     return answer
 
 
-def _stream(servicer: Servicer, method: str) -> Any:
+def _stream(servicer: Servicer, method: str, calls: Calls) -> Any:
     async def answer(payloads: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        calls.begin(context)
         try:
             async for payload in servicer.stream(method, payloads, _call(context)):
                 yield payload

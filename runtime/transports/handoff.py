@@ -13,7 +13,11 @@ VARIABLE = "TWINPORT_SERVE"
 LISTEN = "listen"
 """Tells a worker to take requests from now on."""
 SNAPSHOT = "snapshot"
-"""Asks a worker what it did so far."""
+"""Asks a worker what it did so far; a number follows, which comes back with the answer."""
+TOTALS = "totals"
+"""Tells a worker what all did, which it asked for under the number that follows."""
+MAX_LINE = 2**26
+"""Bytes of a line, which holds the counts of every model."""
 
 
 def settings_to_text(settings: ServerSettings, **extra: Any) -> str:

@@ -10,35 +10,47 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runtime.observe.snapshot import Snapshot, snapshot_from_dict
 from runtime.settings import ServerSettings
-from runtime.transports.handoff import VARIABLE, settings_to_text
+from runtime.transports.handoff import MAX_LINE, SNAPSHOT, TOTALS, VARIABLE, settings_to_text
 
 PROGRAM = "runtime.transports.worker_process"
-MAX_LINE = 2**26
-"""Bytes of a line, which holds the counts of every model."""
 KILL_SECONDS = 5.0
 """Time beyond its drain after which a worker is killed."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the parent does with the words of a worker.
+
+    Attributes:
+        changed: Called after each line.
+        say: Gets what a server of one process would print.
+        totals: Called with a number where it asks what all workers did.
+    """
+
+    changed: Callable[[Worker], None]
+    say: Callable[[str], None]
+    totals: Callable[[Worker, int], None]
 
 
 class Worker:
     """A process from its start to its end."""
 
-    def __init__(
-        self, process: Process, changed: Callable[[], None], say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, process: Process, heard: Heard) -> None:
         """See ``start_worker``."""
         self.loaded = False
         self.address = ""
         self.failed: tuple[str, int] | None = None
         self.snapshot = Snapshot()
         self._process = process
-        self._changed = changed
-        self._say = say
-        self._fresh = asyncio.Event()
+        self._heard = heard
+        self._asked: dict[int, asyncio.Event] = {}
+        self._asks = 0
         self._told: set[str] = set()
 
     def tell(self, line: str) -> None:
@@ -58,16 +70,28 @@ class Worker:
         async for line in self._process.stdout:
             self._hear(json.loads(line))
         code = await self._process.wait()
-        self._fresh.set()  # there is nothing newer to come
+        for answered in self._asked.values():
+            answered.set()  # there is nothing newer to come
         return code
 
-    async def take_snapshot(self, command: str, seconds: float) -> None:
+    async def take_snapshot(self, seconds: float) -> None:
         """Let it say what it did so far; what it said last stays where it does not in time."""
-        self._fresh.clear()
-        self.tell(command)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._fresh.wait()
+        if self._process.returncode is not None:
+            return
+        self._asks += 1
+        number = self._asks
+        answered = self._asked[number] = asyncio.Event()
+        self.tell(f"{SNAPSHOT} {number}")
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await answered.wait()
+        finally:
+            del self._asked[number]
+
+    def tell_totals(self, number: int, totals: Snapshot) -> None:
+        """Answer what it asked for: what all workers did."""
+        self.tell(f"{TOTALS} {number} {json.dumps(totals.to_dict())}")
 
     async def end(self, drain_seconds: float) -> None:
         """Let it drain; kill it where that takes too long."""
@@ -84,27 +108,27 @@ class Worker:
 
     def _hear(self, words: dict[str, Any]) -> None:
         if (line := words.get("say")) is not None:
-            self._say(line)
+            self._heard.say(line)
         if (failed := words.get("failed")) is not None:
             self.failed = failed, words["code"]
         if (snapshot := words.get("snapshot")) is not None:
             self.snapshot = snapshot_from_dict(snapshot)
-            self._fresh.set()
+            if (answered := self._asked.get(words["number"])) is not None:
+                answered.set()
+        if (number := words.get("totals")) is not None:
+            self._heard.totals(self, number)
         self.loaded = self.loaded or "loaded" in words
         self.address = words.get("listening", self.address)
-        self._changed()
+        self._heard.changed(self)
 
 
-async def start_worker(
-    settings: ServerSettings, port: int, changed: Callable[[], None], say: Callable[[str], None]
-) -> Worker:
+async def start_worker(settings: ServerSettings, port: int, heard: Heard) -> Worker:
     """Start a process; it listens on ``port`` once it is told to.
 
     Args:
         settings: How to serve.
         port: Held by the parent.
-        changed: Called after each line of the worker.
-        say: Gets what a server of one process would print.
+        heard: Called with what it says.
     """
     handed = settings_to_text(
         settings, port=port, log_level=logging.getLogger("runtime").getEffectiveLevel()
@@ -114,7 +138,7 @@ async def start_worker(
         sys.executable, "-P", "-m", PROGRAM, stdin=PIPE, stdout=PIPE, limit=MAX_LINE,
         env={**os.environ, VARIABLE: handed, "PYTHONPATH": _search_path()},
     )  # fmt: skip
-    return Worker(process, changed, say)
+    return Worker(process, heard)
 
 
 def _search_path() -> str:

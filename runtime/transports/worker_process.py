@@ -18,12 +18,21 @@ from typing import Any
 
 import uvloop
 
-from runtime.errors import TwinportError
+from runtime.errors import TwinportError, Unavailable
+from runtime.observe.endpoint import LOOP_SECONDS
 from runtime.observe.failures import use_json_lines
+from runtime.observe.snapshot import Snapshot, snapshot_from_dict
 from runtime.server import Life, stop_at_signal
 from runtime.settings import ServerSettings
 from runtime.transports.grpcio import GrpcioTransport
-from runtime.transports.handoff import LISTEN, SNAPSHOT, VARIABLE, settings_from_text
+from runtime.transports.handoff import (
+    LISTEN,
+    MAX_LINE,
+    SNAPSHOT,
+    TOTALS,
+    VARIABLE,
+    settings_from_text,
+)
 
 
 def main() -> int:
@@ -43,13 +52,14 @@ def main() -> int:
 
 async def _work(settings: ServerSettings, port: int) -> None:
     # The parent has the metrics of all.
-    life = Life(replace(settings, metrics=False), lambda line: _tell(say=line))
+    parent = Parent()
+    life = Life(replace(settings, metrics=False), lambda line: _tell(say=line), parent.totals)
     stop_at_signal(life.stop)
     transport = GrpcioTransport(life.servicer, settings, shared_port=port)
     commands = await _commands()
     loading = life.load()
     loading.add_done_callback(lambda _: _tell(loaded=True))
-    obeying = asyncio.create_task(_obey(commands, life, transport))
+    obeying = asyncio.create_task(_obey(commands, life, transport, parent))
     # Whatever happens to it, the process ends then.
     obeying.add_done_callback(lambda _: life.stop.set())
     await life.end(transport)
@@ -58,17 +68,57 @@ async def _work(settings: ServerSettings, port: int) -> None:
     obeying.cancel()
 
 
-async def _obey(commands: asyncio.StreamReader, life: Life, transport: GrpcioTransport) -> None:
+class Parent:
+    """What this process asks the one that started it."""
+
+    def __init__(self) -> None:
+        self._asks = 0
+        self._asked: dict[int, asyncio.Future[Snapshot]] = {}
+
+    async def totals(self) -> Snapshot:
+        """What all workers did, this one too, as far as they say so in time.
+
+        Raises:
+            Unavailable: The parent does not answer.
+        """
+        self._asks += 1
+        number = self._asks
+        answer: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        _tell(totals=number)
+        try:
+            # The parent waits as long for each worker.
+            async with asyncio.timeout(2 * LOOP_SECONDS):
+                return await answer
+        except TimeoutError as error:
+            raise Unavailable("the other workers do not answer; ask again") from error
+        finally:
+            del self._asked[number]
+
+    def hear(self, answer: str) -> None:
+        """Take a number and what was asked for under it."""
+        number, _, totals = answer.partition(" ")
+        waiting = self._asked.get(int(number))
+        if waiting is not None and not waiting.done():
+            waiting.set_result(snapshot_from_dict(json.loads(totals)))
+
+
+async def _obey(
+    commands: asyncio.StreamReader, life: Life, transport: GrpcioTransport, parent: Parent
+) -> None:
     """Do what the parent says until it is gone."""
     while line := (await commands.readline()).strip().decode():
-        if line == LISTEN:
+        command, _, rest = line.partition(" ")
+        if command == LISTEN:
             _tell(listening=await transport.start())
-        elif line == SNAPSHOT:
-            _tell(snapshot=life.snapshot().to_dict())
+        elif command == SNAPSHOT:
+            _tell(snapshot=life.servicer.snapshot().to_dict(), number=int(rest))
+        elif command == TOTALS:
+            parent.hear(rest)
 
 
 async def _commands() -> asyncio.StreamReader:
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(MAX_LINE)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )

@@ -19,10 +19,10 @@ from runtime.observe.snapshot import Snapshot, summed
 from runtime.server import stop_at_signal
 from runtime.settings import ServerSettings
 from runtime.transports.base import address_text
-from runtime.transports.handoff import LISTEN, SNAPSHOT
+from runtime.transports.handoff import LISTEN
 from runtime.transports.sockets import reserved
 from runtime.transports.tls import read_tls
-from runtime.transports.worker_handle import Worker, start_worker
+from runtime.transports.worker_handle import Heard, Worker, start_worker
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,8 @@ class _Group:
         self._stopping = False
         self._changed = asyncio.Event()
         self._last_line = ""
+        # The loop itself keeps no task alive.
+        self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event, metrics_url: str) -> None:
         """Keep all workers alive until ``stop`` is set, then drain them.
@@ -107,7 +109,7 @@ class _Group:
     async def snapshot(self) -> Snapshot:
         """What all workers did, those that have ended too."""
         running = list(self._workers.values())
-        await asyncio.gather(*(worker.take_snapshot(SNAPSHOT, LOOP_SECONDS) for worker in running))
+        await asyncio.gather(*(worker.take_snapshot(LOOP_SECONDS) for worker in running))
         # One that ended meanwhile is among the others now.
         return summed([worker.snapshot for worker in self._workers.values()], self._ended)
 
@@ -159,7 +161,9 @@ class _Group:
 
     async def _start(self, number: int) -> Worker:
         say = self._say if number == 0 and not self._up else _nothing
-        worker = await start_worker(self._settings, self._port, lambda: self._heard(worker), say)
+        worker = await start_worker(
+            self._settings, self._port, Heard(self._heard, say, self._asked_for_totals)
+        )
         self._workers[number] = worker
         return worker
 
@@ -167,6 +171,14 @@ class _Group:
         if self._up and worker.loaded:
             worker.tell_once(LISTEN)
         self._changed.set()
+
+    def _asked_for_totals(self, worker: Worker, number: int) -> None:
+        async def answer() -> None:
+            worker.tell_totals(number, await self.snapshot())
+
+        task = asyncio.create_task(answer())
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
 
     def _say(self, line: str) -> None:
         """Print what the first worker says; its last line only when all are ready."""

@@ -26,6 +26,42 @@ def load(monkeypatch):
     return serving_load
 
 
+@pytest.fixture
+def peers(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import serving_peers
+
+    return serving_peers
+
+
+@pytest.fixture
+def python_with(tmp_path):
+    """A stand-in for the Python of an environment with some packages."""
+
+    def python_with(*packages):
+        for name in packages:
+            (tmp_path / "packages" / name).mkdir(parents=True)
+        program = tmp_path / "python"
+        program.write_text(f"#!/bin/sh\necho {tmp_path}/packages\n")
+        program.chmod(0o755)
+        return str(program)
+
+    return python_with
+
+
+@pytest.mark.parametrize("name", ["triton", "mlserver", "ray"])
+def test_a_peer_that_its_environment_lacks_is_named_and_not_run(name, peers, python_with, tmp_path):
+    starter = peers.PEERS[name](python_with())
+    with pytest.raises(peers.NotRun, match=f"has no (nvidia-py)?{name}"):
+        starter(tmp_path, tmp_path, 1)
+
+
+def test_ray_runs_only_where_nobody_outside_can_reach_it(peers, python_with, tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
+    with pytest.raises(peers.NotRun, match="it would listen on eth0 too"):
+        peers.ray(python_with("ray/serve"))(tmp_path, tmp_path, 1)
+
+
 def server(**rates):
     cases = {
         key.replace("_", "/"): {

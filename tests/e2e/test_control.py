@@ -112,7 +112,7 @@ def test_a_stream_that_its_client_gives_up_leaves_the_server_well(
     toy_writer(repository, "slow")
     server = start_server(repository)
     kinds = METHODS["ModelStreamInfer"]
-    arrays = {"x": np.ones((1, 256), np.float32), "times": np.array(2000)}
+    arrays = {"x": np.ones((1, 256), np.float32), "times": np.array([2000])}
     with grpc.insecure_channel(server.address) as channel:
         stream = channel.stream_stream(
             f"/{SERVICE}/ModelStreamInfer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,23 @@ def test_a_server_that_is_not_there_is_one_line(pictures):
     assert done.stderr == (
         "twinport: no server answers at 127.0.0.1:9; start one with `twinport serve REPOSITORY`\n"
     )
+
+
+def test_a_picture_takes_the_shape_that_the_configuration_gives_clients(
+    start_server, lenet5_repository, pictures, by_torch, tmp_path
+):
+    repository = tmp_path / "repository"
+    shutil.copytree(lenet5_repository, repository)
+    config = repository / "lenet5" / "config.pbtxt"
+    text = config.read_text()
+    for own, wire in (("[1, 32, 32]", "[1024]"), ("[10]", "[10, 1, 1]")):
+        text = text.replace(f"dims: {own}", f"dims: {wire} reshape {{ shape: {own} }}")
+    config.write_text(text)
+    url = start_server(repository).address
+    ran = twinport("infer", "lenet5", *pictures[:3], "--url", url)
+    assert ran.returncode == 0, ran.stderr
+    labels = by_torch[:3].argmax(1)
+    assert [line.split()[1] for line in ran.stdout.splitlines()] == [str(each) for each in labels]
+    with Client(url) as client:
+        (first, *_), *_ = client.classify("lenet5", pictures[:3])
+    assert first.name == str(labels[0])

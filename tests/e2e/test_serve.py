@@ -48,7 +48,7 @@ def raw_call(channel, method, service=SERVICE):
 
 def slow_call(channel, times):
     """Start a request that runs in the server when this returns."""
-    arrays = {"x": np.ones((1, 256), np.float32), "times": np.array(times)}
+    arrays = {"x": np.ones((1, 256), np.float32), "times": np.array([times])}
     request = request_from_arrays(arrays, model="slow")
     raw_call(channel, "ServerLive")(b"")
     future = raw_call(channel, "ModelInfer").future(request.SerializeToString())
@@ -105,7 +105,7 @@ def test_the_deadline_of_a_request_holds(start_server, write_toy, repository):
     write_toy("slow")
     server = start_server(repository, "--drain-seconds", "0")
     with grpc.insecure_channel(server.address) as channel:
-        arrays = {"x": np.ones((1, 256), np.float32), "times": np.array(FOREVER)}
+        arrays = {"x": np.ones((1, 256), np.float32), "times": np.array([FOREVER])}
         request = request_from_arrays(arrays, model="slow")
         with pytest.raises(grpc.RpcError) as caught:
             raw_call(channel, "ModelInfer")(request.SerializeToString(), timeout=0.2)
@@ -119,7 +119,7 @@ def test_the_largest_message_is_what_was_set(start_server, write_toy, repository
     server = start_server(repository, "--max-message-mb", "1")
     options = [("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(server.address, options=options) as channel:
-        arrays = {"x": np.ones((1100, 256), np.float32), "times": np.array(1)}
+        arrays = {"x": np.ones((1100, 256), np.float32), "times": np.array([1])}
         request = request_from_arrays(arrays, model="slow")
         with pytest.raises(grpc.RpcError) as caught:
             raw_call(channel, "ModelInfer")(request.SerializeToString())

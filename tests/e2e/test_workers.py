@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 
-from protos import SERVICE
+from protos import SERVICE, ModelStatisticsRequest, ModelStatisticsResponse
 from runtime.codec import request_from_arrays
 
 X = np.ones((1, 4), np.float32)
@@ -92,6 +92,39 @@ def test_workers_share_the_port_and_have_one_set_of_metrics(shared):
         channel.close()
 
 
+def statistics(server):
+    """The counts of the model as each of several connections is told, and of every worker."""
+    channels = [grpc.insecure_channel(server.address, options=OWN) for _ in range(8)]
+    request = ModelStatisticsRequest(name="linear").SerializeToString()
+    call = f"/{SERVICE}/ModelStatistics"
+    answers = [channel.unary_unary(call)(request, timeout=60) for channel in channels]
+    for channel in channels:
+        channel.close()
+    (found,) = set(answers)
+    (model,) = ModelStatisticsResponse.FromString(found).model_stats
+    return model
+
+
+def test_statistics_are_those_of_all_workers_on_every_connection(server):
+    assert statistics(server).inference_count == 0
+    channels = infer(server, 32)
+    assert all(connections(server))
+    counted = statistics(server)
+    assert (counted.name, counted.version) == ("linear", "1")
+    assert (counted.inference_count, counted.inference_stats.success.count) == (32, 32)
+    assert [(batch.batch_size, batch.compute_infer.count) for batch in counted.batch_stats] == [
+        (1, 32)
+    ]
+    assert counted.last_inference > 0
+    victim = children(server)[0]
+    os.kill(victim, signal.SIGKILL)
+    while len(set(children(server)) - {victim}) < 2:
+        pass
+    assert statistics(server) == counted, "what a worker that has gone did still counts"
+    for channel in channels:
+        channel.close()
+
+
 def test_a_worker_that_dies_is_replaced_and_what_it_did_stays_counted(shared):
     infer(shared, 8)
     before = successes(shared)
@@ -105,7 +138,7 @@ def test_a_worker_that_dies_is_replaced_and_what_it_did_stays_counted(shared):
 
 
 def test_sigterm_lets_the_requests_of_every_worker_finish(server):
-    arrays = {"x": np.ones((1, 256), np.float32), "times": np.array(50_000)}
+    arrays = {"x": np.ones((1, 256), np.float32), "times": np.array([50_000])}
     slow = request_from_arrays(arrays, model="slow").SerializeToString()
     channels = infer(server, 8)
     futures = [channel.unary_unary(f"/{SERVICE}/ModelInfer").future(slow) for channel in channels]

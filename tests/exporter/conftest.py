@@ -15,7 +15,8 @@ from torch import nn
 from exporter.outputs import named_outputs
 from exporter.parity import ProofOptions
 from exporter.pipeline import ExportRequest, export_model
-from exporter.source import Source, SourceRequest, fixed_axes, free_ranges
+from exporter.source import Source, SourceRequest
+from exporter.sources.inputs import fixed_axes, free_ranges
 from exporter.write import Written
 from runtime.backends.base import BackendIdentity
 from runtime.cli import main

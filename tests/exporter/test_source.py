@@ -38,6 +38,22 @@ def needs(path):
     return Net()
 def leaves():
     raise SystemExit(0)
+def lazy():
+    return nn.LazyLinear(3)
+def meta():
+    with torch.device("meta"):
+        return Net()
+def parallel():
+    return nn.DataParallel(Net().train())
+def compiled():
+    return torch.compile(Net())
+def script():
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(Net())
+def partly():
+    return nn.Sequential(Net(), script())
 """
 
 
@@ -88,6 +104,13 @@ def test_a_function_a_class_and_an_instance_are_factories(net, attribute):
     assert source.checkpoint_sha256 is None
 
 
+@pytest.mark.parametrize("attribute", ["parallel", "compiled"])
+def test_wrappers_for_training_and_speed_are_taken_off(net, attribute):
+    source = load(f"{net}:{attribute}")
+    assert source.module_class == "net_v2.Net"
+    assert not source.module.training
+
+
 def test_a_file_named_as_a_module_in_use_takes_nobodys_place(tmp_path):
     import json
 
@@ -128,11 +151,15 @@ def test_a_package_that_hides_our_own_is_named(monkeypatch):
     ("attribute", "error", "text"),
     [
         ("nothing", NotFound, "net-v2.py has no 'nothing'"),
-        ("wrong", ExportError, "net-v2.py:wrong gave a int; wanted a torch.nn.Module"),
+        ("wrong", ExportError, "net-v2.py:wrong gave an int; wanted a torch.nn.Module"),
         ("broken", ExportError, "net-v2.py:broken failed: ValueError: no"),
         ("needs", ExportError, "it is called without arguments"),
         ("leaves", ExportError, "net-v2.py:leaves failed: SystemExit: 0"),
         ("half", ExportError, "'layer.weight' of the module is float16; wanted float32"),
+        ("lazy", ExportError, "'weight' of the module has no shape yet; call it once"),
+        ("meta", ExportError, "'layer.weight' of the module is on the meta device"),
+        ("script", ExportError, "the module is TorchScript"),
+        ("partly", ExportError, "module '1' is TorchScript, which torch.export does not take"),
         ("a-b", InvalidInput, "cannot be read; wanted NAME, package.module:factory"),
     ],
 )
@@ -161,7 +188,10 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     assert "gone.py does not exist" in refused(NotFound, "gone.py:make")
     text = refused(NotFound, "gone.net:make")
     assert "no module 'gone' from here" in text
-    assert "); give your own as package.module:factory or" in refused(NotFound, "lenet6")
+    assert "); give your own as package.module:factory, path" in refused(NotFound, "lenet6")
+    assert "names no factory; add the function's name: net.py:make" in refused(NotFound, "net.py")
+    text = refused(NotFound, "net.safetensors")
+    assert "is a file of weights; give the module that they are of: path/to/file.py:" in text
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ def test_its_inference_gives_the_right_numbers(client, toys):
 def test_an_output_it_asks_for_is_sent(client, toys):
     wanted = [triton.InferRequestedOutput("total")]
     result = client.infer("linear", [input_of(X)], outputs=wanted)
-    np.testing.assert_allclose(result.as_numpy("total"), right_answer(toys, X).sum(1), rtol=1e-4)
+    np.testing.assert_allclose(
+        result.as_numpy("total"), right_answer(toys, X).sum(1, keepdims=True), rtol=1e-4
+    )
     assert result.as_numpy("y") is None
 
 
@@ -108,7 +110,7 @@ async def test_its_asyncio_client_works(server, toys):
 SLOW = [
     input_of(np.ones((1, 256), np.float32)),
     # Some seconds: the server computes on after the client gave up.
-    input_of(np.array(1_000_000), "times", "INT64"),
+    input_of(np.array([1_000_000]), "times", "INT64"),
 ]
 IN_NO_REGION = triton.InferInput("x", [2, 4], "FP32")
 IN_NO_REGION.set_shared_memory("none", 32)

@@ -68,6 +68,4 @@ def test_a_file_that_does_not_load_is_named_without_its_folder(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(RepositoryError) as caught:
         OrtBackend(tmp_path / "bad.onnx", BackendOptions())
-    assert str(caught.value) == (
-        "bad.onnx cannot be loaded: ONNX Runtime: Protobuf parsing failed."
-    )
+    assert str(caught.value) == ("bad.onnx cannot be loaded: it is not ONNX (wire type 6)")

@@ -169,7 +169,7 @@ def test_a_broken_file_is_named_as_such_on_a_gpu_too(tmp_path, monkeypatch, open
         raise RuntimeError("[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Protobuf parsing failed.")
 
     monkeypatch.setattr(ort, "InferenceSession", fail)
-    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    (tmp_path / "bad.onnx").write_bytes(b"\x08\x0a")  # a version of the format, and no graph
     with pytest.raises(Exception, match=r"^bad.onnx cannot be loaded: ONNX Runtime: Protobuf"):
         OrtBackend(tmp_path / "bad.onnx", BackendOptions(device="cuda"))
 

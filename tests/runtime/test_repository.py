@@ -259,7 +259,7 @@ async def test_a_batch_of_nothing_is_refused(write_toy, load):
 async def test_an_axis_outside_of_the_declared_range_is_refused(write_toy, load):
     write_toy("slow")
     model = (await load()).model("slow")
-    arrays = {"x": np.zeros((513, 256), np.float32), "times": np.array(1)}
+    arrays = {"x": np.zeros((513, 256), np.float32), "times": np.array([1])}
     with pytest.raises(InvalidInput, match=r"rows = 513; .* exported for 1 to 512"):
         await model.infer(arrays, ["y"])
 

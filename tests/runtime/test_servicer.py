@@ -234,7 +234,7 @@ async def test_a_request_that_takes_too_long_ends_at_its_deadline(
 ):
     write_toy("slow")
     servicer = await open_service()
-    arrays = {"x": np.zeros((128, 256), np.float32), "times": np.array(3000)}
+    arrays = {"x": np.zeros((128, 256), np.float32), "times": np.array([3000])}
     request = request_from_arrays(arrays, model="slow")
     soon = Call(deadline=time.monotonic() + 0.02)
     status, _ = await status_of(ask(servicer, "ModelInfer", request, soon))

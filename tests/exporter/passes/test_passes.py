@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
 from exporter.layers import SCOPES
-from exporter.passes.run import run_passes
+from exporter.passes.conditions import all_is_read, is_ordered, names_differ
+from exporter.passes.run import GraphPass, graph_pass, run_passes
 from exporter.passes.strip_provenance import strip_provenance
 from runtime.errors import ExportError
 
@@ -75,3 +77,68 @@ def test_a_graph_that_is_no_onnx_is_refused(model):
     ) as caught:
         run_passes(model, [break_node])
     assert "\n" not in str(caught.value)
+
+
+def test_a_pass_whose_condition_does_not_hold_is_named_before_and_after(model):
+    def never(given):
+        return "the graph is not as it must be"
+
+    @graph_pass(requires=(never,))
+    def begins(given):
+        raise AssertionError("it must not run")
+
+    @graph_pass(ensures=(never,))
+    def ends(given):
+        return given, False
+
+    with pytest.raises(ExportError, match=r"^pass begins cannot begin: the graph is not as it"):
+        run_passes(model, [begins])
+    with pytest.raises(ExportError, match=r"^pass ends did not do its work: the graph is not"):
+        run_passes(model, [ends])
+
+
+def test_a_pass_that_gives_a_node_to_another_module_is_refused(model):
+    def move(given):
+        next(iter(given.graph)).metadata_props[SCOPES] = "['', 'other', 'relu']"
+        return given, True
+
+    with pytest.raises(ExportError, match="pass move moved node 'relu' from module 'relu' to 'ot"):
+        run_passes(model, [move])
+
+
+@pytest.mark.parametrize(
+    ("text", "condition", "said"),
+    [
+        ("net (float[n] x) => (float y) { y = Add (x, a) a = Neg (x) }", is_ordered,
+         "node 'node_y' reads 'a', which is not there yet"),
+        ("net (float[n] x) => (float y) { a = Neg (x) y = Neg (x) }", all_is_read,
+         "nothing reads node 'node_a'"),
+        ("net (float[n] x) => (float y) { [one] a = Neg (x) [one] y = Neg (a) }", names_differ,
+         "there are two nodes 'one'"),
+    ],
+)  # fmt: skip
+def test_conditions_say_what_is_wrong(model_of, text, condition, said):
+    assert condition(model_of(text)) == said
+
+
+def test_every_pass_of_the_main_flow_says_what_it_leaves():
+    from exporter.passes.tidy import TIDY
+
+    for change in TIDY:
+        assert isinstance(change, GraphPass)
+        assert change.requires
+        assert change.ensures
+
+
+def test_weights_beyond_what_the_checker_takes_stay_away_from_it(model_of, monkeypatch):
+    """Two gigabytes end a message; a low limit shows that large weights are not in it."""
+    from exporter.passes import run
+
+    wide = np.zeros((1, 4096), np.float32)
+    big = model_of("net (float[n,4096] x) => (float y) { y = Add (x, k) }", k=wide)
+    checked = []
+    monkeypatch.setattr(run.onnx.checker, "check_model", checked.append)
+    run_passes(big, [])
+    assert checked[0].ByteSize() < 1000
+    assert [value.name for value in checked[0].graph.input] == ["x", "k"]
+    assert list(big.graph.initializers) == ["k"]

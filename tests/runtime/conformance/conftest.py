@@ -105,7 +105,7 @@ def slow_call(raw):
     """Start a request that computes in the server when this returns."""
 
     def slow_call(channel, times, model="slow", **options):
-        arrays = {"x": np.ones((1, 256), np.float32), "times": np.array(times)}
+        arrays = {"x": np.ones((1, 256), np.float32), "times": np.array([times])}
         request = request_from_arrays(arrays, model=model)
         raw(channel, "ServerLive")(b"")
         future = raw(channel, "ModelInfer").future(request.SerializeToString(), **options)

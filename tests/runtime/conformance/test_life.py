@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import re
 import signal
 import socket
 import threading
 import urllib.request
+from collections import Counter
 from contextlib import closing
 
 import grpc
@@ -74,6 +76,43 @@ def answered(server):
         text = answer.read().decode()
     found = re.search(r'nv_inference_request_success[^\n]*"strings"[^\n]* ([0-9.]+)\n', text)
     return float(found[1]) if found else 0.0
+
+
+async def test_while_a_flood_comes_in_each_call_is_answered_or_told_to_go_elsewhere(
+    start, transport
+):
+    server = start(transport)
+    request = request_from_arrays({"x": np.ones((1, 4), np.float32)}, model="linear")
+    payload = request.SerializeToString()
+    ends = Counter()
+    enough = asyncio.Event()
+
+    async def keep_asking(channel):
+        """Until it is refused; whether the server goes down or the call fails is its status."""
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        while True:
+            try:
+                await infer(payload, timeout=120)
+            except grpc.aio.AioRpcError as error:
+                ends[error.code()] += 1
+                return
+            ends[OK] += 1
+            if ends[OK] > 1000:
+                enough.set()
+
+    own = [("grpc.use_local_subchannel_pool", 1)]
+    channels = [grpc.aio.insecure_channel(server.address, options=own) for _ in range(4)]
+    clients = [asyncio.create_task(keep_asking(channel)) for channel in channels * 100]
+    await enough.wait()
+    server.process.send_signal(signal.SIGTERM)
+    await asyncio.gather(*clients)
+    for channel in channels:
+        await channel.close()
+    assert {code: count for code, count in ends.items() if code is not OK} == {
+        grpc.StatusCode.UNAVAILABLE: 400
+    }
+    assert await asyncio.to_thread(server.process.wait, 60) == 0
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_a_request_that_outlasts_the_drain_is_cut_off(start, transport, slow_call, failure):

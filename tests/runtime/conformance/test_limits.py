@@ -64,7 +64,7 @@ def test_a_client_that_gives_up_often_keeps_its_connection(channel, raw, slow_ca
     slow_call(channel, 2_000, "slow_left").result()  # now it counts as slow
     first = slow_call(channel, 20_000, "slow_left")
     x = np.ones((1, 256), np.float32)
-    request = request_from_arrays({"x": x, "times": np.array(1)}, model="slow_left")
+    request = request_from_arrays({"x": x, "times": np.array([1])}, model="slow_left")
     infer = raw(channel, "ModelInfer")
     others = [infer.future(request.SerializeToString()) for _ in range(700)]
     raw(channel, "ServerLive")(b"")  # all have arrived

@@ -13,8 +13,8 @@ from runtime.errors import Status
 from runtime.transports.wire import framed, framed_gzip
 
 HEADERS = {"content-type": "application/grpc", "te": "trailers"}
-SLOW = {"x": np.ones((1, 256), np.float32), "times": np.array(100_000)}
-FIRST = {"x": np.ones((1, 256), np.float32), "times": np.array(2_000)}
+SLOW = {"x": np.ones((1, 256), np.float32), "times": np.array([100_000])}
+FIRST = {"x": np.ones((1, 256), np.float32), "times": np.array([2_000])}
 TAKES_GZIP = {"grpc-accept-encoding": "identity, gzip"}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from runtime.errors import ManifestError
 from runtime.observe.snapshot import (
+    BatchWork,
     Snapshot,
     VersionSnapshot,
     process_numbers,
@@ -25,6 +26,7 @@ def work(calls=1, waiting=0, failed=()):
         statistics.called(CallTimes(3, (1_000_000,), 10_000, 20_000, 30_000))
     for reason in failed:
         statistics.failed(reason, 5)
+    statistics.last_ms = 7
     return work_of(statistics, waiting)
 
 
@@ -84,3 +86,14 @@ def test_a_process_is_described_by_the_system():
     numbers = process_numbers()
     assert numbers["process_resident_memory_bytes"] > 1e6
     assert numbers == pytest.approx(process_numbers(os.getpid()), rel=0.5)
+
+
+def test_calls_of_one_size_add_up_and_others_stay_apart():
+    small, large = Statistics(), Statistics()
+    small.called(CallTimes(1, (5,), 1, 2, 3))
+    for rows in (1, 8):
+        large.called(CallTimes(rows, (5,), 10, 20, 30))
+    small.last_ms, large.last_ms = 3, 2
+    both = work_of(large, 0) + work_of(small, 0)
+    assert both.last_ms == 3
+    assert both.batches == (BatchWork(1, 2, 11, 22, 33), BatchWork(8, 1, 10, 20, 30))

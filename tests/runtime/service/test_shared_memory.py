@@ -174,7 +174,7 @@ async def test_an_input_lies_in_its_region(registered, where, text, ask, status_
 
 
 async def test_an_input_of_another_size_is_not_read(registered, monkeypatch, ask, status_of):
-    monkeypatch.setattr(Place, "read", lambda _place: pytest.fail("it was read"))
+    monkeypatch.setattr(Place, "_read", lambda *_: pytest.fail("it was read"))
     status, text = await status_of(ask(registered, "ModelInfer", request_in_memory(size=SIZE + 4)))
     assert status is Status.INVALID_ARGUMENT
     assert "has 36 bytes; FP32 [2, 4] takes 32" in text
@@ -202,6 +202,66 @@ async def test_an_object_that_was_made_shorter_is_an_error_and_not_the_end(
         assert status is Status.INVALID_ARGUMENT
         assert "made shorter" in text
     assert shared.stat().st_size == 40
+
+
+@pytest.fixture
+async def texts(write_toy, open_service, shared, ask):
+    """A servicer of texts with the whole of an object as region ``r``; fills the object."""
+    write_toy("strings")
+    servicer = await open_service(unproved=True)
+
+    async def texts(data, shape):
+        shared.write_bytes(data)
+        await ask(servicer, "SystemSharedMemoryUnregister", name="r")
+        await ask(
+            servicer, "SystemSharedMemoryRegister", name="r", key=shared.name, byte_size=len(data)
+        )
+        request = request_from_arrays({"text": np.zeros(1, "S1")}, model="strings")
+        request.inputs[0].shape[:] = shape
+        del request.raw_input_contents[:]
+        place(request.inputs[0], size=len(data), offset=0)
+        return await ask(servicer, "ModelInfer", request)
+
+    return texts
+
+
+def element(text):
+    return len(text).to_bytes(4, "little") + text
+
+
+async def test_text_is_read_from_its_region(texts):
+    # One is longer than what is read at a time to find lengths in.
+    words = [b"one", b"", b"x" * 200_000, b"last"]
+    answer = await texts(b"".join(map(element, words)), (4,))
+    assert arrays_from_response(answer)["same"].tolist() == words
+
+
+@pytest.mark.parametrize(
+    ("data", "shape", "text"),
+    [
+        (element(b"ab") + bytes(2), (2,), "ends inside the length of element 1"),
+        (element(b"ab") + b"\xff\xff\xff\x7f1", (2,), "element 1, which should have 2147483647"),
+        (element(b"ab") * 2, (3,), "holds 2 elements; BYTES [3] takes 3"),
+        (element(b"ab") * 3, (2,), "has 6 bytes after its 2 elements"),
+        (element(b"ab"), (1, 1), "has shape [1, 1]; the model wants string [n]"),
+        (element(b"ab"), (2**40,), "at most 4194304 are read from shared memory"),
+        (element(bytes(2**24)) + element(b"")[:3], (2,), "ends inside the length of element 1"),
+    ],
+)
+async def test_text_that_does_not_fill_its_place_is_not_read(
+    data, shape, text, texts, monkeypatch, status_of
+):
+    read, counts = Place._read, []
+
+    def noted(place, start, count):
+        counts.append(count)
+        return read(place, start, count)
+
+    monkeypatch.setattr(Place, "_read", noted)
+    status, said = await status_of(texts(data, shape))
+    assert status is Status.INVALID_ARGUMENT
+    assert text in said
+    assert sum(counts) <= 2**17, "more than lengths were read"
 
 
 async def test_data_comes_one_way_alone(registered, ask, status_of):

@@ -192,3 +192,16 @@ async def test_a_version_without_evidence_is_served_without_checks(
     assert models.model("linear").shadow is None
     assert "the answers of linear/1 are not checked: it has no manifest" in caplog.text
     models.close()
+
+
+async def test_a_version_with_a_reshape_is_checked_in_its_own_shape(
+    write_toy, open_checked, repository
+):
+    write_toy("linear")
+    config = repository / "linear" / "config.pbtxt"
+    config.write_text(config.read_text().replace("dims: [4]", "dims: [2, 2] reshape {shape: 4}"))
+    models, _ = await open_checked()
+    answers = await infer(models, 3, x=X.reshape(2, 2, 2), outputs=("y", "total"))
+    assert answers["total"].shape == (2, 1)
+    shadow = models.model("linear").shadow
+    assert (shadow.counts.compared, shadow.counts.failed) == (3, 0)

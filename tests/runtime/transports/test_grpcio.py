@@ -13,7 +13,7 @@ from runtime import errors
 from runtime.errors import NotFound, Status, TwinportError
 from runtime.settings import ServerSettings
 from runtime.transports.base import MAX_DETAILS
-from runtime.transports.grpcio import STATUS_CODES, Handlers, channel_options
+from runtime.transports.grpcio import STATUS_CODES, Calls, Handlers, channel_options
 
 SETTINGS = ServerSettings(Path("unused"), state=Path("unused"))
 
@@ -38,7 +38,7 @@ class Stub:
 @asynccontextmanager
 async def served(behave):
     server = grpc.aio.server(options=channel_options(SETTINGS))
-    server.add_generic_rpc_handlers((Handlers(Stub(behave)),))
+    server.add_generic_rpc_handlers((Handlers(Stub(behave), Calls()),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

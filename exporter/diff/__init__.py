@@ -1,0 +1,1 @@
+"""Two artifacts side by side: nodes, shapes, weights, numbers, speed."""

@@ -1,0 +1,1 @@
+"""Which module diverges: each is run again on the artifact's own inner values."""

@@ -1,0 +1,216 @@
+"""``twinport experts``: draw traces of expert load, and replay them under policies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from runtime.errors import BackendUnavailable, UsageProblem
+from runtime.experts.devices import Devices, equal_devices
+from runtime.experts.policies import POLICIES, Setting
+from runtime.experts.replay import Replayed, Reward, Shares, replay
+from runtime.experts.terms import Terms
+from runtime.experts.trace import Trace, read_trace, write_trace
+from runtime.experts.traces import drifting, gini_of, jumping, still, zipf_popularity
+from runtime.tables import console
+
+MOVES_PART = 0.028
+"""Of the slots of all layers, new replicas from one window to the next by default: less than
+three in a hundred of what a balancer transfers that begins anew."""
+
+_SHOWN: dict[str, Any] = {"show_default": True}
+
+
+@click.group()
+def experts() -> None:
+    """Place experts on devices, and see how that would have gone."""
+
+
+def _speeds(_ctx: click.Context, _option: click.Parameter, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is no list of numbers such as 1,1,0.5") from None
+
+
+@experts.command("replay")
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("--policy", "policies", multiple=True, type=click.Choice(list(POLICIES)),
+              help="May be repeated.  [default: all]")  # fmt: skip
+@click.option("--devices", type=click.IntRange(min=1), default=32, **_SHOWN)
+@click.option("--nodes", type=click.IntRange(min=1), default=1, help="Devices divide by them.",
+              **_SHOWN)  # fmt: skip
+@click.option("--speed", callback=_speeds, metavar="S,S,…", help="Of each device, in proportion.")
+@click.option("--slots", type=click.IntRange(min=1),
+              help="Replica places of a layer.  [default: experts + devices]")  # fmt: skip
+@click.option("--memory", type=click.IntRange(min=1),
+              help="Replicas a device holds.  [default: its part of all slots]")  # fmt: skip
+@click.option("--moves", type=click.IntRange(min=0),
+              help="Of `ours` between windows.  [default: 2.8 % of the slots]")  # fmt: skip
+@click.option("--history", type=click.IntRange(min=1), default=3, help="Windows before the first "
+              "that is scored.", **_SHOWN)  # fmt: skip
+@click.option("--shares", type=click.Choice([each.value for each in Shares]), default="planned",
+              help="Split tokens by what was planned, or by the window's own counts.",
+              **_SHOWN)  # fmt: skip
+@click.option("--groups", type=click.IntRange(min=1), default=1,
+              help="Of experts that `eplb` keeps on a node.", **_SHOWN)  # fmt: skip
+@click.option("--predicted", is_flag=True, help="Let `eplb` place for our forecast.")
+@click.option("--off-home", type=float, default=0.0, help="Price for leaving the home node, in "
+              "mean levels.", **_SHOWN)  # fmt: skip
+@click.option("--touch", type=float, default=0.0, help="Price for a device without experts called "
+              "together.", **_SHOWN)  # fmt: skip
+@click.option("--replica-price", type=float, default=0.0, help="Price of a replica of every "
+              "expert.", **_SHOWN)  # fmt: skip
+@click.option("--replica-mb", type=float, default=44.0, help="Weights of one.", **_SHOWN)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw load before and after.")
+def replay_command(
+    trace: Path, policies: Sequence[str], shares: str, history: int, as_json: bool,
+    plot: Path | None, **asked: Any,
+) -> None:  # fmt: skip
+    """Replay TRACE, a file of windows of counts, each scored on a placement made before it.
+
+    All policies see past windows only, and place anew before each. Balance is 1 less the
+    standard deviation over the mean of device levels; step times come from a model, not from
+    a machine.
+    """
+    draw = _plotter(plot)
+    read = read_trace(trace)
+    setting = _setting(read, asked)
+    done = [
+        replay(read, name, setting, shares=Shares(shares), history=history)
+        for name in policies or POLICIES
+    ]
+    if as_json:
+        click.echo(json.dumps({"trace": read.name, "policies": [record_of(each) for each in done]}))
+    else:
+        console().print(table_of(done))
+    draw(done)
+
+
+def _setting(trace: Trace, asked: dict[str, Any]) -> Setting:
+    """What was asked for, with defaults that depend on the trace."""
+    _, layers, count = trace.counts.shape
+    slots = asked["slots"] or count + asked["devices"]
+    memory = asked["memory"] or -(-slots * layers // asked["devices"])
+    devices = equal_devices(asked["devices"], memory, asked["nodes"])
+    if asked["speed"] is not None:
+        devices = Devices(np.array(asked["speed"]), devices.memory, devices.node)
+    if asked["touch"] and trace.together is None:
+        raise UsageProblem("--touch needs a trace that counts which experts are called together")
+    terms = Terms(
+        asked["off_home"], asked["touch"], asked["replica_price"],
+        int(asked["replica_mb"] * 1e6), None, trace.together,
+    )  # fmt: skip
+    moves = asked["moves"]
+    return Setting(
+        devices, slots, int(MOVES_PART * slots * layers) if moves is None else moves,
+        asked["groups"], asked["predicted"], terms,
+    )  # fmt: skip
+
+
+def record_of(done: Replayed) -> dict[str, Any]:
+    """One policy as plain numbers."""
+    return {
+        "policy": done.policy,
+        "shares": done.shares.value,
+        "windows": len(done.windows),
+        "balance": done.mean("balance"),
+        "max_over_mean": done.mean("max_over_mean"),
+        "step_ms_p50": done.step_ms(50),
+        "step_ms_p99": done.step_ms(99),
+        "utilization": done.utilization,
+        "off_home": done.off_home,
+        "transfers": done.moved,
+        "transfer_gb": done.moved * done.replica_bytes / 1e9,
+        "reward": done.reward(Reward()),
+        "plan_ms": 1000 * done.mean("plan_s"),
+    }
+
+
+def table_of(done: Sequence[Replayed]) -> Table:
+    """One row a policy."""
+    first = done[0]
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left",
+        caption=f"{first.trace}: {len(first.windows)} windows, {first.shares.value} shares; "
+        "each scored on a placement made before it",
+    )  # fmt: skip
+    table.add_column("policy")
+    for heading in ("balance", "max/mean", "step p50", "p99 ms", "used", "off home",
+                    "transfers", "GB", "reward", "plan ms"):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in done:
+        record = record_of(each)
+        table.add_row(
+            each.policy,
+            f"{record['balance']:.3f}",
+            f"{record['max_over_mean']:.3f}",
+            f"{record['step_ms_p50']:.2f}",
+            f"{record['step_ms_p99']:.2f}",
+            f"{record['utilization']:.1%}",
+            f"{record['off_home']:.1%}",
+            f"{record['transfers']:,}",
+            f"{record['transfer_gb']:,.1f}",
+            f"{record['reward']:.3f}",
+            f"{record['plan_ms']:.1f}",
+        )
+    return table
+
+
+def _plotter(plot: Path | None) -> Callable[[Sequence[Replayed]], None]:
+    """What draws; where Matplotlib is missing, it is said before anything is replayed."""
+    if plot is None:
+        return lambda done: None
+    try:
+        from runtime.bench.plot import check_plot_file, write_plot
+        from runtime.experts.plot import replay_figure
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise BackendUnavailable("--plot needs matplotlib; pip install 'twinport[plot]'") from error
+    check_plot_file(plot)
+    return lambda done: write_plot(plot, replay_figure(done))
+
+
+@experts.command("trace")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--kind", type=click.Choice(["zipf", "lognormal", "drift", "topics"]),
+              default="drift", **_SHOWN)  # fmt: skip
+@click.option("--layers", type=click.IntRange(min=1), default=58, **_SHOWN)
+@click.option("--experts", "count", type=click.IntRange(min=1), default=256, **_SHOWN)
+@click.option("--windows", type=click.IntRange(min=2), default=12, **_SHOWN)
+@click.option("--seed", type=click.IntRange(min=0), default=0, **_SHOWN)
+@click.option("--keeps", type=click.FloatRange(0, 1), default=0.97, **_SHOWN,
+              help="Of drift: what a window keeps of the one before.")  # fmt: skip
+@click.option("--gini", type=click.FloatRange(0, 0.99), default=0.24, **_SHOWN,
+              help="Of topics: inequality within one.")  # fmt: skip
+def trace_command(
+    file: Path, kind: str, layers: int, count: int, windows: int, seed: int, keeps: float,
+    gini: float,
+) -> None:  # fmt: skip
+    """Draw a trace of expert load to FILE (.npz)."""
+    form = (layers, count)
+    rng = np.random.default_rng(seed)
+    if kind == "drift":
+        drawn = drifting(seed, windows, form, keeps=keeps)
+    elif kind == "topics":
+        drawn = jumping(seed, windows, form, gini=gini)
+    elif kind == "zipf":
+        drawn = still(seed, windows, zipf_popularity(rng, layers, count), name="Zipf")
+    else:
+        drawn = still(seed, windows, np.exp(rng.standard_normal(form)), name="log-normal")
+    write_trace(file, drawn)
+    click.echo(
+        f"{file}: {windows} windows, {layers} layers, {count} experts, "
+        f"Gini {gini_of(drawn.counts):.3f}"
+    )

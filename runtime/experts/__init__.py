@@ -1,0 +1,1 @@
+"""Where experts live: placement, its prediction and price, and replay of traces."""

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runtime.errors import InvalidInput, NotFound, PlacementError
+from runtime.experts.trace import Trace, read_trace, trace_from_answers, write_trace
+from runtime.experts.traces import drifting, gini_of, jumping, sigma_from_gini, still
+
+
+def test_a_trace_comes_back_from_its_file(tmp_path):
+    trace = Trace(np.arange(12).reshape(2, 2, 3), "small", np.ones((2, 3, 3)), 2)
+    write_trace(tmp_path / "t.npz", trace)
+    again = read_trace(tmp_path / "t.npz")
+    assert np.array_equal(again.counts, trace.counts)
+    assert np.array_equal(again.together, trace.together)
+    assert (again.name, again.top_k) == ("small", 2)
+
+
+def test_files_that_are_no_trace_are_refused(tmp_path):
+    with pytest.raises(NotFound, match="there is no trace"):
+        read_trace(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(InvalidInput, match=r"no \.npz file"):
+        read_trace(tmp_path / "text.npz")
+    np.savez(tmp_path / "floats.npz", counts=np.ones((2, 2, 2)))
+    with pytest.raises(InvalidInput, match="counts is float64"):
+        read_trace(tmp_path / "floats.npz")
+    np.savez(tmp_path / "pickled.npz", counts=np.array([object()]))
+    with pytest.raises(InvalidInput, match=r"no \.npz file of plain arrays"):
+        read_trace(tmp_path / "pickled.npz")
+    with pytest.raises(InvalidInput, match="another ending"):
+        write_trace(tmp_path / "t.npy", still(0, 2, np.ones((1, 2))))
+
+
+def test_a_trace_of_one_window_is_refused():
+    with pytest.raises(PlacementError, match="one window"):
+        Trace(np.ones((1, 2, 3), dtype=np.int64))
+
+
+def test_answers_are_cut_into_windows_and_companions_counted():
+    first = np.array([[[2, 0, 1]]])  # [batch, layers, experts]
+    second = np.array([[[0, 1, 1]], [[0, 2, 0]]])
+    trace = trace_from_answers([first, second, first, second, first], 2, "served", 1)
+    assert trace.counts.tolist() == [[[2, 3, 2]], [[2, 3, 2]]]
+    assert trace.together[0].tolist() == [[2, 0, 2], [0, 2, 2], [2, 2, 4]]
+    with pytest.raises(PlacementError, match="1 answers make 0 windows of 2"):
+        trace_from_answers([first], 2, "short")
+
+
+@pytest.mark.parametrize("gini", [0.105, 0.15, 0.24, 0.5])
+def test_topics_have_the_inequality_that_was_asked_for(gini):
+    trace = jumping(3, 4, (20, 256), gini=gini)
+    assert gini_of(trace.counts) == pytest.approx(gini, rel=0.05)
+
+
+def test_a_jump_changes_the_topic_and_a_stay_does_not():
+    stays = jumping(1, 6, (2, 64), gini=0.3, stays=1.0, tokens=10**6).counts
+    jumps = jumping(1, 6, (2, 64), gini=0.3, stays=0.0, tokens=10**6).counts
+    assert np.abs(np.diff(stays, axis=0)).mean() < 0.2 * np.abs(np.diff(jumps, axis=0)).mean()
+
+
+def test_drift_keeps_what_it_is_told_to():
+    value = np.log(drifting(2, 3, (40, 256), keeps=0.9, tokens=10**7).counts + 0.5)
+    value -= value.mean(2, keepdims=True)
+    assert np.corrcoef(value[0].ravel(), value[1].ravel())[0, 1] == pytest.approx(0.9, abs=0.02)
+
+
+def test_the_same_seed_draws_the_same_trace():
+    one, two = (drifting(9, 3, (2, 8), keeps=0.9).counts for _ in range(2))
+    assert np.array_equal(one, two)
+
+
+def test_values_that_cannot_be_are_refused():
+    with pytest.raises(PlacementError, match="Gini"):
+        sigma_from_gini(1.0)
+    with pytest.raises(PlacementError, match="keeps"):
+        drifting(0, 2, (1, 2), keeps=1.5)
