@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from exporter.samples import Sample
-from exporter.trio import Trio
+from exporter.trio import Answers, Trio
 from runtime.errors import TwinportError
+from runtime.manifest import Judgement
+from runtime.precision import FULL, RULES, Rule
 from runtime.proof import ErrorPool, all_passed, is_load, judge
 from runtime.tensors import Array
 
@@ -25,16 +27,21 @@ class Joined:
     reason: str
 
 
-def check_joined(trio: Trio, samples: Iterable[Sample], axis: str) -> Joined:
+def check_joined(
+    trio: Trio, samples: Iterable[Sample], axis: str, rule: Rule = RULES[FULL]
+) -> Joined:
     """Compare the artifact on joined rows with the truth of each row alone.
 
     The yardstick is PyTorch's error on single rows too: a module that mixes its rows
-    would otherwise excuse an artifact that does.
+    would otherwise excuse an artifact that does. A precision below fp32 is compared with
+    the artifact's own answers to each row: its distance from the truth would hide what
+    joining does.
 
     Args:
         trio: The three models.
         samples: Calls with more than one row along axis 0.
         axis: The axis's name, for the reason.
+        rule: That of the artifact's precision.
     """
     pools: dict[str, ErrorPool] = {}
     sizes: list[int] = []
@@ -45,24 +52,34 @@ def check_joined(trio: Trio, samples: Iterable[Sample], axis: str) -> Joined:
         try:
             together = trio.artifact_answers(inputs)
             for row in _spread(rows):
-                _add_row(trio, sample, {k: v[row : row + 1] for k, v in inputs.items()},
-                         {k: v[row : row + 1] for k, v in together.items()}, pools)  # fmt: skip
+                alone, joined = (
+                    {name: array[row : row + 1] for name, array in arrays.items()}
+                    for arrays in (inputs, together)
+                )
+                _add_row(trio, sample, alone, joined, pools, rule)
         except TwinportError as error:
             return Joined(False, f"rows cannot be run alone and together: {error}")
     if not pools:
         return Joined(False, f"axis '{axis}' has one size only, so nothing can be joined")
-    judged = [judge(pool, name, "joined", extreme=False) for name, pool in pools.items()]
+    judged = [judge(pool, name, "joined", extreme=False, rule=rule) for name, pool in pools.items()]
     rows_run = max(pool.samples for pool in pools.values())
     if not all_passed(judged):
         bad = next(item for item in judged if item.verdict != "passed")
         return Joined(False, f"joined requests give other answers: '{bad.output}': {bad.reason}")
-    factor = max((item.rms_factor or 0.0) for item in judged)
     shown = ", ".join(map(str, sorted(set(sizes))))
     return Joined(
         True,
         f"joined requests gave the separate answers ({rows_run} rows in batches of {shown}, "
-        f"{factor:.2f} x float32's own error)",
+        f"{_distance(judged, rule)})",
     )
+
+
+def _distance(judged: Sequence[Judgement], rule: Rule) -> str:
+    if rule.snr_db is None:
+        factor = max((item.rms_factor or 0.0) for item in judged)
+        return f"{factor:.2f} x float32's own error"
+    ratios = [item.snr_db for item in judged if item.snr_db is not None]
+    return f"{min(ratios):.1f} dB" if ratios else "to the bit"
 
 
 def _add_row(
@@ -71,12 +88,23 @@ def _add_row(
     alone: dict[str, Array],
     joined: dict[str, Array],
     pools: dict[str, ErrorPool],
+    rule: Rule,
 ) -> None:
     truth, torch32 = trio.module_answers(alone, sample)
     stable = trio.stable()
+    if rule.snr_db is not None:
+        truth = _widened(trio.artifact_answers(alone))
     for name, answer in truth.items():
         pool = pools.setdefault(name, ErrorPool(True, is_load(name)))
         pool.add(joined[name], answer, torch32[name], stable=stable)
+
+
+def _widened(answers: Answers) -> Answers:
+    """Floats in float64, in which errors are measured."""
+    return {
+        name: array.astype(np.float64) if array.dtype.kind == "f" else array
+        for name, array in answers.items()
+    }
 
 
 def _spread(rows: int) -> list[int]:

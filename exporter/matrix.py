@@ -29,6 +29,7 @@ from runtime.layout import version_numbers
 from runtime.loading import backend_of, backend_options
 from runtime.manifest import FILE_NAME as MANIFEST_FILE
 from runtime.manifest import LOAD_OUTPUT, Judgement, LabelCheck, Manifest, read_manifest
+from runtime.precision import RULES, rule_of
 from runtime.proof import ROUTING_MARGIN, ErrorPool, Scale, all_passed, first_failure, is_load
 from runtime.proof import judge as judge_pool
 from runtime.replay import check_artifact
@@ -41,8 +42,6 @@ SCALE_ROWS = 2000
 BATCH = 64
 _TRUTH_BATCH = 100
 IN_PROCESS, SERVED = "in process", "gRPC"
-_JUDGES = {"fp32": judge_pool}
-"""By precision; what is not here has no limits yet and does not run."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Yardstick:
         module: In float32 on the CPU.
         data: Rows with labels.
         truth: ``[rows, ...]`` in float64, by the artifact's output names.
-        stable: ``[rows]`` whether the routing is; none without experts.
+        margin: ``[rows]`` how clearly experts were chosen; none without experts.
         scales: PyTorch's own float32 error by output.
     """
 
@@ -88,13 +87,17 @@ class Yardstick:
     module: torch.nn.Module
     data: RealData
     truth: Answers
-    stable: Array | None
+    margin: Array | None
     scales: Mapping[str, Scale]
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names, the logits first."""
         return tuple(self.truth)
+
+    def stable(self, margin: float = ROUTING_MARGIN) -> Array | None:
+        """``[rows]`` whether the routing is; none without experts."""
+        return None if self.margin is None else self.margin > margin
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ def measure_yardstick(source: Source, data: RealData) -> Yardstick:
 
     truth = _in_batches(answer, data.inputs, _TRUTH_BATCH)
     known = [margin for margin in margins if margin is not None]
-    stable = np.concatenate(known) > ROUTING_MARGIN if known else None
+    margin = np.concatenate(known) if known else None
+    stable = None if margin is None else margin > ROUTING_MARGIN
     first = {name: array[:SCALE_ROWS] for name, array in data.inputs.items()}
     own = _in_batches(_named(torch_float32(source.module), names), first, BATCH)
     scales = {}
@@ -139,7 +143,7 @@ def measure_yardstick(source: Source, data: RealData) -> Yardstick:
         kept = None if stable is None else stable[:SCALE_ROWS]
         pool.add(own[name], truth[name][:SCALE_ROWS], own[name], stable=kept)
         scales[name] = pool.scale()
-    return Yardstick(source.name, source.module, data, truth, stable, scales)
+    return Yardstick(source.name, source.module, data, truth, margin, scales)
 
 
 def matrix(
@@ -185,23 +189,24 @@ def judged(place: Cell, yard: Yardstick, infer: Infer, batch: int = BATCH) -> Ce
         answers = _in_batches(infer, yard.data.inputs, batch)
     except TwinportError as error:
         return replace(place, verdict="failed", reason=f"it stopped: {error}")
+    rule = rule_of(place.precision)
+    stable = yard.stable(rule.routing_margin)
     judgements = []
     for name, truth in yard.truth.items():
         pool = ErrorPool(rows=True, load=is_load(name))
-        pool.add(answers[name], truth, stable=yard.stable)
+        pool.add(answers[name], truth, stable=stable)
         judgements.append(
-            _JUDGES[place.precision](pool, name, "real", extreme=False, scale=yard.scales[name],
-                       may_be_constant=False)
+            judge_pool(pool, name, "real", extreme=False, scale=yard.scales[name],
+                       may_be_constant=False, rule=rule)
         )  # fmt: skip
     logits, right = yard.outputs[0], yard.data.labels
     assert right is not None
     labels = compare_labels(
-        yard.data.name, right, yard.truth[logits], answers[logits], yard.scales[logits]
+        yard.data.name, right, yard.truth[logits], answers[logits], yard.scales[logits], rule
     )
     reason = first_failure(judgements)
     if not reason and labels.verdict == "failed":
-        wrong = labels.samples - labels.agreeing - labels.excused
-        reason = f"{wrong} of {labels.samples} labels differ from the truth's"
+        reason = f"{labels.wrong} of {labels.samples} labels differ from the truth's"
     passed = all_passed(judgements) and not reason
     return replace(
         place, verdict="passed" if passed else "failed", reason=reason,
@@ -236,8 +241,8 @@ def _artifact_cell(
     version = folder / str(max(versions))
     manifest = read_manifest(version / MANIFEST_FILE)
     place = replace(place, precision=manifest.artifact.precision)
-    if place.precision not in _JUDGES:
-        return replace(place, reason=f"there are no limits for {place.precision} yet")
+    if place.precision not in RULES:
+        return replace(place, reason=f"there are no limits for {place.precision}")
     options = backend_options(BackendOptions(device=candidate.device), manifest)
     try:
         artifact = check_artifact(version, manifest)

@@ -26,7 +26,8 @@ from exporter.trio import Answered, Pools, Trio
 from runtime.backends.base import Backend
 from runtime.golden import Golden, replay
 from runtime.manifest import Judgement, LabelCheck, Proof
-from runtime.proof import first_failure, judge
+from runtime.precision import FULL, Rule, rule_of
+from runtime.proof import first_failure, judge, uncovered
 from runtime.tensors import TensorSpec
 
 
@@ -39,12 +40,19 @@ class ProofOptions:
         budget_s: Seconds after which no more samples are begun; each size is met first.
         allow_constant: Outputs that may be the same for every input.
         allow_degraded_truth: Whether a truth below float64 may pass.
+        precision: Of the artifact; its rule is in ``runtime.precision``.
     """
 
     seed: int = 0
     budget_s: float = 20.0
     allow_constant: frozenset[str] = frozenset()
     allow_degraded_truth: bool = False
+    precision: str = FULL
+
+    @property
+    def rule(self) -> Rule:
+        """What the artifact is judged by."""
+        return rule_of(self.precision)
 
 
 @dataclass(frozen=True)
@@ -99,9 +107,9 @@ def prove(
     axis = shared_batch_axis(tuple(source.inputs))
     rows = axis is not None and shared_batch_axis((*source.inputs, *outputs)) == axis
     plan = Plan(source, axis, rows, options.seed)
-    trio = Trio(source, [spec.name for spec in outputs], backend)
+    trio = Trio(source, [spec.name for spec in outputs], backend, options.rule.routing_margin)
     trio.check_repeats(next(plan.random()))
-    joined = _joined(trio, plan)
+    joined = _joined(trio, plan, options.rule)
     plan = replace(plan, rows=joined.batchable)
     run = _Run(Pools(joined.batchable))
     if real is not None:
@@ -113,9 +121,11 @@ def prove(
         run.take(trio, coverage.search_for_rest(plan, run.answered, until), 0, until)
     routing = coverage.check(run.answered) if coverage else None
     judgements = _judged(run.pools, options)
-    labels = _labels(trio, run.pools, plan, real)
+    labels = _labels(trio, run.pools, plan, real, options.rule)
     golden = evidence_from_samples(run.answered, run.pools, joined.batchable)
-    replayed = replay(golden, backend.infer, max_batch_size=max(plan.batch_sizes()))
+    replayed = replay(
+        golden, backend.infer, max_batch_size=max(plan.batch_sizes()), precision=options.precision
+    )
     reason = _reason(source, judgements, trio.lowered, labels, replayed, options)
     identity = backend.identity
     proof = Proof(
@@ -146,11 +156,11 @@ def prove(
     return Proved(proof, golden)
 
 
-def _joined(trio: Trio, plan: Plan) -> Joined:
+def _joined(trio: Trio, plan: Plan, rule: Rule) -> Joined:
     if plan.batch_axis is None or not plan.rows:
         return Joined(False, "not every input and output has the same free axis first")
     several = [sample for sample in plan.first_samples() if sample.axes[plan.batch_axis] > 1]
-    return check_joined(trio, several, plan.batch_axis)
+    return check_joined(trio, several, plan.batch_axis, rule)
 
 
 def _judged(pools: Pools, options: ProofOptions) -> tuple[Judgement, ...]:
@@ -161,17 +171,21 @@ def _judged(pools: Pools, options: ProofOptions) -> tuple[Judgement, ...]:
         alone = kind == "real" and not pool.compared
         waived = alone or output in options.allow_constant
         extreme = pools.extremes[kind]
-        judgements.append(judge(pool, output, kind, extreme=extreme, may_be_constant=waived))
+        judgements.append(
+            judge(pool, output, kind, extreme=extreme, may_be_constant=waived, rule=options.rule)
+        )
     return tuple(sorted(judgements, key=lambda item: item.extreme))
 
 
-def _labels(trio: Trio, pools: Pools, plan: Plan, real: RealData | None) -> LabelCheck | None:
+def _labels(
+    trio: Trio, pools: Pools, plan: Plan, real: RealData | None, rule: Rule
+) -> LabelCheck | None:
     if real is None or real.label_output is None:
         return None
     scale = pools.pools[real.label_output, "real"].scale()
     free = plan.batch_axis is not None
     batch = min(LARGEST_BATCH, max(plan.batch_sizes())) if free else None
-    return check_labels(trio, real, scale, batch)
+    return check_labels(trio, real, scale, batch, rule)
 
 
 def _reason(
@@ -185,14 +199,19 @@ def _reason(
     """Why the proof fails; empty where it does not."""
     if failure := first_failure(judgements):
         return failure + _hint(failure, source)
+    if options.rule.snr_db is not None and (
+        missing := uncovered({item.output: None for item in judgements}, judgements, options.rule)
+    ):
+        return missing
     if lowered and not options.allow_degraded_truth:
         return (
             f"the truth is degraded: {lowered[0]} computes below float64 "
             "(--allow-degraded-truth accepts it)"
         )
     if labels is not None and labels.verdict == "failed":
-        wrong = labels.samples - labels.agreeing - labels.excused
-        return f"{wrong} of {labels.samples} labels of {labels.dataset} differ from the truth's"
+        return (
+            f"{labels.wrong} of {labels.samples} labels of {labels.dataset} differ from the truth's"
+        )
     if failure := first_failure(replayed):
         return f"the evidence does not hold when it is replayed: {failure}"
     return ""
@@ -202,10 +221,15 @@ def _hint(failure: str, source: Source) -> str:
     """The option that helps, where one may."""
     if " vacuous:" in failure:
         return " (--allow-constant accepts it)"
-    free = [spec.name for spec in source.inputs
-            if spec.dtype.startswith("float") and spec.name not in source.values]  # fmt: skip
-    if free and "on random inputs" in failure and failure.endswith("values are NaN"):
-        return f" (--values {free[0]}=LOW:HIGH draws the input where the module is defined)"
+    if "on random inputs" not in failure or not failure.endswith("values are NaN"):
+        return ""
+    free = [spec for spec in source.inputs if spec.name not in source.values]
+    masks = [spec.name for spec in free if spec.dtype == "bool"]
+    if masks:  # a row of attention that is masked as a whole
+        return f" (--values {masks[0]}=0:1 draws False only, should all True have no meaning)"
+    floats = [spec.name for spec in free if spec.dtype.startswith("float")]
+    if floats:
+        return f" (--values {floats[0]}=LOW:HIGH draws the input where the module is defined)"
     return ""
 
 

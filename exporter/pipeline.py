@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,15 +31,20 @@ from exporter.passes.expand_experts import expand_experts
 from exporter.passes.merge_duplicates import merge_duplicates
 from exporter.passes.run import Pass, run_passes
 from exporter.passes.strip_provenance import strip_provenance
+from exporter.precision.pipeline import FullVersion, PrecisionWish, lower_versions
+from exporter.preprocess.source import load_prepared
+from exporter.preprocess.words import PreprocessWords
 from exporter.ranges import Range, range_of
 from exporter.real import RealData, real_data
-from exporter.source import Source, SourceRequest, load_source
+from exporter.source import Source, SourceRequest
 from exporter.write import VIEW_FILE, Written, writable, write_version
 from runtime.backends.factory import open_backend
-from runtime.errors import InvalidInput
-from runtime.layout import check_model_name, staged_folder
-from runtime.manifest import LOAD_OUTPUT, Artifact, Manifest, ModuleOrigin
+from runtime.errors import InvalidInput, RepositoryError
+from runtime.layout import check_model_name, staged_folder, version_numbers
+from runtime.manifest import FILE_NAME as MANIFEST_FILE
+from runtime.manifest import LOAD_OUTPUT, Artifact, Manifest, ModuleOrigin, read_manifest
 from runtime.manifest import Source as SourceRecord
+from runtime.replay import check_artifact
 from runtime.tensors import TensorSpec
 
 MODEL_FILE = "model.onnx"
@@ -58,9 +64,11 @@ class ExportRequest:
         samples: An ``.npz`` of real inputs.
         moe_form: How layers of experts are written, see ``exporter.experts.choose``.
         proof: How the proof is made.
-        engine: The engine to build from the version once it is proved; none where no engine
+        engine: The engine to build from each version once it is proved; none where no engine
             is wanted.
         data_above: Bytes of weights above which they get a file of their own.
+        precisions: The lower precisions to make of it, beside it.
+        preprocess: How the artifact prepares pictures itself; none where clients do.
     """
 
     source: SourceRequest
@@ -73,6 +81,8 @@ class ExportRequest:
     proof: ProofOptions = field(default_factory=ProofOptions)
     engine: EngineWish | None = None
     data_above: int = DATA_ABOVE_BYTES
+    precisions: PrecisionWish | None = None
+    preprocess: PreprocessWords | None = None
 
 
 @dataclass(frozen=True)
@@ -106,14 +116,44 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
     """
     writable(request.repository)
     notify(f"loading {request.source.model}")
-    source = load_source(request.source)
+    source = load_prepared(request.source, request.preprocess)
     folder = request.repository / check_model_name(request.name or source.name)
     if request.engine is not None:
         request.engine.check(source.inputs, _sizes(source))
     real = real_data(source, request.data, request.samples)
+    if request.precisions is not None:
+        request.precisions.check(source, real, request.moe_form)
     notify(f"exporting {source.module_class}, {source.parameters:,} parameters")
     graph = _graph(source, request.opset, passes_for(request, source), request.data_above)
     _check_waivers(request.proof, graph)
+    label_output = source.output_names[0] if source.labels else None
+    written = _same_version(folder, graph, source) if request.precisions else None
+    if written is None:
+        written = _proved_version(request, source, graph, real, folder, label_output, notify)
+    else:
+        notify(f"{written.folder} is this model already, and proved")
+    written = with_engine(written, request.engine) if request.engine else written
+    if request.precisions is None:
+        return written
+    full = FullVersion(
+        written, source, real, _graphs_of(request, source, written), label_output, request.proof,
+        request.data_above,
+    )  # fmt: skip
+    lower = lower_versions(full, request.precisions, notify)
+    if request.engine is not None:
+        lower = tuple(with_engine(item, request.engine) for item in lower)
+    return replace(written, lower=lower)
+
+
+def _proved_version(
+    request: ExportRequest,
+    source: Source,
+    graph: _Graph,
+    real: RealData | None,
+    folder: Path,
+    label_output: str | None,
+    notify: Callable[[str], None],
+) -> Written:
     with staged_folder(folder) as staging:
         data = graph.file.write(staging / MODEL_FILE)
         if graph.view is not None:
@@ -123,9 +163,48 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
         proved = located(source, staging / MODEL_FILE, graph.origins, proved, notify)
         manifest = _manifest(folder.name, source, graph, proved, request.opset)
         manifest = replace(manifest, artifact=replace(manifest.artifact, data=data))
-        label_output = source.output_names[0] if source.labels else None
-        written = write_version(staging, folder, manifest, proved.golden, label_output)
-    return with_engine(written, request.engine) if request.engine else written
+        if request.precisions is not None:
+            request.precisions.check_names(folder, manifest, label_output)
+        return write_version(staging, folder, manifest, proved.golden, label_output)
+
+
+def _same_version(folder: Path, graph: _Graph, source: Source) -> Written | None:
+    """The model's highest version, where it is this graph and was proved; else none."""
+    numbers = version_numbers(folder)
+    if not numbers:
+        return None
+    version_folder = folder / str(numbers[-1])
+    try:
+        manifest = read_manifest(version_folder / MANIFEST_FILE)
+        check_artifact(version_folder, manifest)
+    except RepositoryError:
+        return None
+    same = manifest.artifact.sha256 == hashlib.sha256(graph.data).hexdigest()
+    proved = manifest.proof is not None and manifest.proof.verdict == "passed"
+    weights = manifest.source.state_sha256 == source.state_sha256()
+    complete = manifest.evidence is not None
+    return Written(version_folder, manifest) if same and proved and weights and complete else None
+
+
+def _graphs_of(
+    request: ExportRequest, source: Source, written: Written
+) -> Callable[[int], ir.Model]:
+    """Makes the graph that lower precisions start from.
+
+    That of the version itself; exported once more where the opset is too low for the
+    precision, or where one graph has two forms of its experts.
+    """
+    two_forms = bool(source.experts) and request.moe_form == "auto" and request.engine is None
+
+    def graph(opset: int) -> ir.Model:
+        if opset <= request.opset and not two_forms:
+            model = ir.load(written.folder / written.manifest.artifact.file)
+            return ir.external_data.load_to_model(model)
+        form = "sorted" if two_forms else request.moe_form
+        model = onnx_from_module(source, max(opset, request.opset))
+        return run_passes(model, passes_for(replace(request, moe_form=form), source))
+
+    return functools.lru_cache(maxsize=2)(graph)
 
 
 def passes_for(request: ExportRequest, source: Source) -> Sequence[Pass]:

@@ -6,14 +6,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
 
+from exporter.ranges import range_of
 from exporter.samples import shared_batch_axis
 from exporter.source import Source
 from runtime.errors import InvalidInput, NotFound
 from runtime.tensors import Array, check_array
+
+if TYPE_CHECKING:
+    from models.data import Split
+
+_DIGITS = "scikit-learn digits"
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,48 @@ def digit_data(source: Source, data: Path | None = None) -> RealData:
     Raises:
         NotFound: A folder was named and MNIST is not in it.
     """
-    from models.data import digits, load_mnist, mnist_at, prepare
+    from models.data import digits, load_mnist
 
-    assert source.preprocessing is not None
+    folder = _mnist_folder(data)
+    split = digits() if folder is None else load_mnist(folder, train=False)
+    return _prepared(source, _DIGITS if folder is None else "MNIST test", split)
+
+
+def training_data(
+    source: Source, data: Path | None, real: RealData, rows: int
+) -> tuple[RealData, RealData]:
+    """Images of the training part, and what a proof may be judged on beside them.
+
+    Args:
+        source: A built-in model of digits.
+        data: As for ``digit_data``.
+        real: What ``digit_data`` gave.
+        rows: About as many training images, spread over all of them.
+
+    Returns:
+        Training images, and test images: ``real`` itself, or what of the bundled digits is
+        no training image.
+    """
+    from models.data import DIGITS_FOR_TEST, digits, load_mnist
+
+    folder = _mnist_folder(data)
+    if folder is not None:
+        training = _spread(load_mnist(folder, train=True), rows)
+        return _prepared(source, "MNIST training images", training), real
+    every = digits()
+    return (
+        _prepared(source, f"training images of {_DIGITS}", _spread(every[:-DIGITS_FOR_TEST], rows)),
+        _prepared(source, f"{_DIGITS}, test part", every[-DIGITS_FOR_TEST:]),
+    )
+
+
+def _spread(split: Split, rows: int) -> Split:
+    return split[:: max(1, len(split) // rows)]
+
+
+def _mnist_folder(data: Path | None) -> Path | None:
+    from models.data import mnist_at
+
     folder = mnist_at(data)
     named = data or os.environ.get("TWINPORT_DATA")
     if folder is None and named:
@@ -77,14 +123,37 @@ def digit_data(source: Source, data: Path | None = None) -> RealData:
             f"{how} names {named}, which has no MNIST/raw files; `twinport train lenet5` "
             "downloads them, without the name the bundled digits are used"
         )
-    split = digits() if folder is None else load_mnist(folder, train=False)
-    name = "scikit-learn digits" if folder is None else "MNIST test"
-    images, batch = prepare(split.images).numpy(), source.inputs[0].shape[0]
+    return folder
+
+
+def _prepared(source: Source, name: str, split: Split) -> RealData:
+    from models.data import prepare
+
+    assert source.preprocessing is not None
+    pixels = source.pixels is not None
+    images = _pixels(source, split.images) if pixels else prepare(split.images).numpy()
+    batch = source.inputs[0].shape[0]
     if isinstance(batch, int):
         images = _in_calls(images, batch)
     return RealData(
         name, {source.preprocessing.input: images}, split.labels, source.output_names[0]
     )
+
+
+def _pixels(source: Source, images: Array) -> Array:
+    """``[n, height, width, 1]`` as they are, or as near as the sizes that are taken come to it."""
+    from PIL import Image
+
+    sides = []
+    for axis, own in zip(source.inputs[0].shape[1:3], images.shape[1:], strict=True):
+        low, high = (axis, axis) if isinstance(axis, int) else range_of(axis, source.ranges)
+        sides.append(min(max(own, low), high))
+    if sides != list(images.shape[1:]):
+        resized = [
+            np.asarray(Image.fromarray(image).resize((sides[1], sides[0]))) for image in images
+        ]
+        images = np.stack(resized)
+    return images[..., np.newaxis]
 
 
 def _in_calls(rows: Array, batch: int) -> Array:

@@ -36,7 +36,22 @@ class Answered:
 class Trio:
     """The three models side by side."""
 
-    def __init__(self, source: Source, outputs: Sequence[str], backend: Backend) -> None:
+    def __init__(
+        self,
+        source: Source,
+        outputs: Sequence[str],
+        backend: Backend,
+        margin: float = ROUTING_MARGIN,
+    ) -> None:
+        """Set the three up.
+
+        Args:
+            source: The module.
+            outputs: The artifact's, in the module's order.
+            backend: The artifact, loaded.
+            margin: Gap in the choice of experts from which on a sample is stable.
+        """
+        self._margin = margin
         self._outputs = list(outputs)
         self._backend = backend
         self._torch32 = torch_float32(source.module, also=source.also)
@@ -86,7 +101,7 @@ class Trio:
     def stable(self) -> Array | None:
         """``[rows]`` of the last truth: whether every token's choice of experts is clear."""
         margin = self._truth.margin
-        return None if margin is None else margin > ROUTING_MARGIN
+        return None if margin is None else margin > self._margin
 
     def module_answers(self, inputs: Answers, sample: Sample) -> tuple[Answers, Answers]:
         """The truth and PyTorch's float32 answer, named as the artifact's outputs."""

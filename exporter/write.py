@@ -27,11 +27,13 @@ class Written:
 
     Attributes:
         engine: The engine that was built from it, where one was asked for.
+        lower: Versions of lower precisions beside it, as asked for.
     """
 
     folder: Path
     manifest: Manifest
     engine: Written | None = None
+    lower: tuple[Written, ...] = ()
 
 
 def write_version(

@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from runtime.draws import Draw
 from runtime.errors import RepositoryError
 from runtime.manifest import Judgement
+from runtime.precision import FULL, rule_of
 from runtime.proof import ErrorPool, Scale, is_load, judge
 from runtime.tensors import Array
 
@@ -218,7 +219,9 @@ def _drawn(record: dict[str, Any]) -> Drawn:
     return Drawn(Draw(**draw), record["crc32"])
 
 
-def replay(golden: Golden, infer: Infer, *, max_batch_size: int = 0) -> tuple[Judgement, ...]:
+def replay(
+    golden: Golden, infer: Infer, *, max_batch_size: int = 0, precision: str = FULL
+) -> tuple[Judgement, ...]:
     """Run the proof again with whatever ``infer`` runs.
 
     Rows of a batchable model are cut into batches of 1, 2, 7 and the rest, so that
@@ -228,13 +231,16 @@ def replay(golden: Golden, infer: Infer, *, max_batch_size: int = 0) -> tuple[Ju
         golden: The evidence.
         infer: One call of the artifact: inputs by name to outputs by name.
         max_batch_size: Largest batch that may be sent; 0 means no limit of its own.
+        precision: Of the artifact, which chooses the rule that it is judged by.
 
     Returns:
         A judgement for each output and kind.
 
     Raises:
         RepositoryError: An answer lacks an output that the evidence has.
+        ManifestError: No rule is known for the precision.
     """
+    rule = rule_of(precision)
     pools: dict[tuple[str, str], ErrorPool] = {}
     extremes = {case.kind: case.extreme for case in golden.cases}
     for case in golden.cases:
@@ -248,9 +254,12 @@ def replay(golden: Golden, infer: Infer, *, max_batch_size: int = 0) -> tuple[Ju
                 )
                 pool.add(kept.of(answers[name]), kept.values, stable=call.stable)
     return tuple(
-        judge(pool, name, kind, extreme=extremes[kind], scale=golden.scales.get((name, kind)))
+        judge(
+            pool, name, kind, extreme=extremes[kind], scale=golden.scales.get((name, kind)),
+            rule=rule,
+        )
         for (name, kind), pool in pools.items()
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

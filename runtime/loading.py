@@ -15,6 +15,7 @@ from runtime.instances import devices_of
 from runtime.manifest import FILE_NAME, LOAD_OUTPUT, Manifest, read_manifest
 from runtime.model import Model, ModelRecord
 from runtime.model_config import ModelFacts
+from runtime.precision import HALVES
 from runtime.replay import Replayed, check_artifact, made_again, replay_version
 from runtime.reshape import on_wire
 from runtime.serving_config import (
@@ -81,7 +82,7 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
     try:
         for device in devices_of(config.instances, options.backend.device):
             own = replace(backend_options(options.backend, manifest), device=device)
-            backends.append(open_backend(name, artifact, config.session.applied(own)))
+            backends.append(_opened(name, artifact, config.session.applied(own), manifest))
         # Each instance is proved, which also warms it up.
         verdicts = [_proved(folder, manifest, backend, options) for backend in backends]
         replayed, unproved = next((item for item in verdicts if item[1]), verdicts[0])
@@ -101,6 +102,21 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
         logger.warning("%s/%d is served unproved: %s", config.name, number, unproved)
     record = replace(record, replayed=replayed, unproved=unproved)
     return Model(record, backends, _shadow(folder, record, options.shadow))
+
+
+def _opened(
+    name: str, artifact: Path, options: BackendOptions, manifest: Manifest | None
+) -> Backend:
+    """Load an artifact; one that nothing has run yet may be of a kind that nothing here runs."""
+    try:
+        return open_backend(name, artifact, options)
+    except RepositoryError as error:
+        proof = manifest.proof if manifest else None
+        if manifest is None or proof is None or proof.verdict != "pending":
+            raise
+        raise Unavailable(
+            f"its proof is pending and {manifest.artifact.precision} cannot run here: {error}"
+        ) from error
 
 
 def _answer(backend: Backend, record: ModelRecord, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -133,7 +149,11 @@ def check_backend(backend: str, manifest: Manifest) -> None:
 def backend_options(options: BackendOptions, manifest: Manifest | None) -> BackendOptions:
     """``options``, with what the manifest alone knows of the artifact."""
     engine = manifest.artifact.engine if manifest else None
-    return replace(options, newer_library=engine is not None and engine.version_compatible)
+    return replace(
+        options,
+        newer_library=engine is not None and engine.version_compatible,
+        layouts=manifest is None or manifest.artifact.precision not in HALVES,
+    )
 
 
 def _shadow(folder: Path, record: ModelRecord, settings: ShadowSettings | None) -> Shadow | None:

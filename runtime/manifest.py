@@ -79,6 +79,50 @@ class EngineRecord:
 
 
 @dataclass(frozen=True)
+class QuantisedOperator:
+    """One operator whose input and weights are int8."""
+
+    node: str
+    """Name of the node."""
+    module: str
+    operator: str
+    weight: str
+    """The initializer, int8 now."""
+    channels: int
+    """Each has a scale of its own."""
+    input_scale: float
+    """The value of one step of the input."""
+
+
+@dataclass(frozen=True)
+class KeptModule:
+    """A module that stayed fp32 in an artifact of a lower precision."""
+
+    module: str
+    """Path in the module tree; empty for operators of the root itself."""
+    operators: int
+    """That stayed."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """How an artifact of a lower precision was made."""
+
+    onnx: str
+    """The version in fp32 that was proved beside it (``lenet5/1``)."""
+    operators: int
+    """That compute in the lower precision."""
+    calibration: str
+    """What inner values were measured on, and on how many samples."""
+    snr_db: float | None = None
+    """Of the worst output there, every lowered value rounded; none without any noise."""
+    kept: tuple[KeptModule, ...] = ()
+    quantised: tuple[QuantisedOperator, ...] = ()
+    """Of int8: everything that was quantised."""
+
+
+@dataclass(frozen=True)
 class DataFile:
     """Weights of an ONNX artifact in a file of their own beside it."""
 
@@ -101,6 +145,8 @@ class Artifact:
     """Library and version of everything that had a hand in it."""
     engine: EngineRecord | None = None
     """How it was built, where the format is ``engine``."""
+    lowering: Lowering | None = None
+    """How it was made of the one in fp32, where the precision is lower."""
     data: tuple[DataFile, ...] = ()
     """Every file beside it that it reads weights from."""
 
@@ -122,7 +168,8 @@ class ModuleOrigin:
 class Preprocessing:
     """How an image becomes the input of the model; see ``runtime/preprocess.py``.
 
-    Pixels are resized, scaled to ``[0, 1]``, then ``(x - mean) / std`` per channel.
+    Pixels are resized, scaled to ``[0, 1]``, then ``(x - mean) / std`` per channel. Height and
+    width are what the model gets; zero where pixels of any size go in as they are.
     """
 
     input: str
@@ -135,6 +182,8 @@ class Preprocessing:
     short_side: int | None = None
     """Where set, the shorter side becomes so long and the middle is cut out; else the picture
     is stretched."""
+    done_by: Literal["client", "artifact"] = "client"
+    """The artifact takes pixels, uint8 ``[batch, height, width, channels]``, and does it itself."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +212,11 @@ class Judgement:
     """On extreme inputs; wider than usual where the truth itself is ill-conditioned."""
     unstable: int = 0
     """Samples left out because their choice of experts is a near tie."""
+    snr_db: float | None = None
+    """Of a precision below fp32: the truth's power over the error's; none where there is no
+    error at all."""
+    snr_limit_db: float | None = None
+    """At least; none where the ratio is shown and not judged."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +232,13 @@ class LabelCheck:
     artifact_accuracy: float
     torch_accuracy: float
     verdict: Literal["passed", "failed"]
+    fewest: int | None = None
+    """Of a precision below fp32: how many must agree, near ties included."""
+
+    @property
+    def wrong(self) -> int:
+        """Disagreements that nothing excuses."""
+        return self.samples - self.agreeing - (self.excused if self.fewest is None else 0)
 
 
 @dataclass(frozen=True)

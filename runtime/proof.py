@@ -8,13 +8,14 @@ hundreds, and the yardstick has a floor, because a model may be right by luck.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from runtime.manifest import LOAD_OUTPUT, Judgement
+from runtime.precision import FULL, KINDS, RULES, Rule
 from runtime.tensors import Array
 
 RMS_LIMIT = 4.0
@@ -27,9 +28,8 @@ FLOOR = 8 * 2.0**-24
 """Of the truth's size: eight half-units in the last place of float32."""
 EXTREME_LIMIT = 1e-4
 """Relative RMS on extreme inputs, over the values that are finite."""
-ROUTING_MARGIN = 16 * 2.0**-23
-"""Least gap between the last chosen expert and the next, over the layer's largest value,
-from which on every float32 computation chooses alike."""
+ROUTING_MARGIN = RULES[FULL].routing_margin
+"""Of fp32: beyond it every float32 computation chooses the same experts."""
 NUDGE = 2.0**-16
 """Of an input's size: how far extreme inputs are moved to see how the truth moves.
 
@@ -210,6 +210,7 @@ def judge(
     extreme: bool,
     scale: Scale | None = None,
     may_be_constant: bool = True,
+    rule: Rule = RULES[FULL],
 ) -> Judgement:
     """Judge one output over one kind of input.
 
@@ -222,17 +223,21 @@ def judge(
         scale: The yardstick kept with the evidence; the pool's own where none is given.
             The floor for the samples at hand holds in any case.
         may_be_constant: Whether an output that never varies may pass.
+        rule: That of the artifact's precision.
 
     Returns:
         Numbers, limits and verdict. Comparisons are written so that NaN fails.
     """
-    verdict, reason = _general_verdict(pool, extreme, may_be_constant)
+    verdict, reason = _general_verdict(pool, kind, extreme, may_be_constant, rule)
     if pool.integral or not pool.finite:
         share = pool.differing / max(pool.elements, 1)
         return Judgement(
             output, kind, extreme, pool.samples, pool.elements, share, None, None, 0.0,
             None, None, None, None, None, verdict, reason, unstable=pool.unstable,
         )  # fmt: skip
+    if rule.snr_db is not None:
+        least = rule.snr_db if kind in rule.judged else None
+        return _judge_by_noise(pool, output, kind, extreme, scale, least, verdict, reason)
     own, floor = scale or pool.scale(), pool.floor()
     yard = Scale(max(own.rms, floor.rms), max(own.maximum, floor.maximum))
     error = _rms(pool.error_squares, pool.finite)
@@ -257,11 +262,54 @@ def judge(
 _Verdict = Literal["passed", "failed", "vacuous"]
 
 
-def _general_verdict(pool: ErrorPool, extreme: bool, constant: bool) -> tuple[_Verdict, str]:
+def _judge_by_noise(
+    pool: ErrorPool,
+    output: str,
+    kind: str,
+    extreme: bool,
+    scale: Scale | None,
+    least_db: float | None,
+    verdict: _Verdict,
+    reason: str,
+) -> Judgement:
+    """A precision below fp32: by the error's power beside the truth's.
+
+    The error in units of float32's own is there to be seen, with no limit.
+    """
+    own, floor = scale or pool.scale(), pool.floor()
+    yard = Scale(max(own.rms, floor.rms), max(own.maximum, floor.maximum))
+    error, size = (
+        _rms(squares, pool.finite) for squares in (pool.error_squares, pool.truth_squares)
+    )
+    ratio = signal_to_noise_db(size, error)
+    if verdict == "passed" and least_db is not None and not ratio >= least_db:
+        verdict, reason = "failed", f"signal-to-noise {ratio:.1f} dB; at least {least_db:g} dB"
+    return Judgement(
+        output, kind, extreme, pool.samples, pool.elements,
+        _finite(error), _finite(yard.rms), _finite(_ratio(error, yard.rms)), None,
+        _finite(pool.max_error), _finite(yard.maximum),
+        _finite(_ratio(pool.max_error, yard.maximum)), None,
+        _finite(_ratio(error, size)), verdict, reason, None, pool.unstable,
+        _finite(ratio), least_db,
+    )  # fmt: skip
+
+
+def signal_to_noise_db(signal_rms: float, noise_rms: float) -> float:
+    """Ratio of two powers in decibels; infinite without noise, also where there is no signal."""
+    if noise_rms == 0:
+        return float("inf")
+    if not signal_rms > 0 or not np.isfinite(noise_rms):
+        return float("-inf")
+    return 20 * float(np.log10(signal_rms / noise_rms))
+
+
+def _general_verdict(
+    pool: ErrorPool, kind: str, extreme: bool, constant: bool, rule: Rule
+) -> tuple[_Verdict, str]:
     """What fails whatever the size of the error; the first that holds is named."""
     if pool.wrong_shape:
         return "failed", pool.wrong_shape
-    if pool.spoilt:
+    if pool.spoilt and (pool.load or kind not in rule.unbounded):
         what = "lost tokens" if pool.load else "gave values that are not finite"
         return "failed", f"{pool.spoilt} of {pool.unstable} unstable samples {what}"
     if pool.samples == 0 and extreme and pool.unstable:
@@ -269,7 +317,7 @@ def _general_verdict(pool: ErrorPool, extreme: bool, constant: bool) -> tuple[_V
     if pool.samples == 0:
         left_out = f"; all {pool.unstable} route unstably" if pool.unstable else ""
         return "failed", f"no sample was run{left_out}"
-    if pool.differing:
+    if pool.differing > _may_differ(pool, kind, rule):
         what = "elements differ" if pool.integral else "values differ in NaN or infinity"
         return "failed", f"{pool.differing} of {pool.elements} {what}"
     if not extreme and pool.not_numbers:
@@ -277,6 +325,21 @@ def _general_verdict(pool: ErrorPool, extreme: bool, constant: bool) -> tuple[_V
     if not extreme and not constant and not pool.load and not pool.varies():
         return "vacuous", f"the output does not vary over {pool.samples} samples"
     return "passed", ""
+
+
+def _may_differ(pool: ErrorPool, kind: str, rule: Rule) -> int:
+    """Elements that may be unequal: none, but of a precision below fp32.
+
+    There whole numbers (a class, say) may differ as labels may, the load of experts may not,
+    and inputs beyond the precision's range may overflow.
+    """
+    if rule.snr_db is None:
+        return 0
+    if not pool.integral:
+        return pool.elements if kind in rule.unbounded else 0
+    if kind not in rule.judged:
+        return pool.elements
+    return 0 if pool.load else pool.elements - rule.fewest_agreeing(pool.elements)
 
 
 def _ordinary_verdict(rms_factor: float, max_factor: float) -> tuple[_Verdict, str]:
@@ -296,6 +359,23 @@ def all_passed(judgements: Iterable[Judgement]) -> bool:
     """Whether there is a judgement at all and none is other than passed."""
     verdicts = [judgement.verdict for judgement in judgements]
     return bool(verdicts) and all(verdict == "passed" for verdict in verdicts)
+
+
+def uncovered(outputs: Iterable[str], judgements: Sequence[Judgement], rule: Rule) -> str:
+    """One line for the first output that nothing was judged of; empty where all are covered.
+
+    Where the precision is judged on some kinds of input only, one of those must be there.
+    """
+    for name in outputs:
+        kinds = {item.kind for item in judgements if item.output == name}
+        if not kinds:
+            return f"the evidence says nothing of output '{name}'"
+        if rule.snr_db is not None and not kinds & rule.judged:
+            return (
+                f"there are no {' or '.join(sorted(rule.judged & KINDS))} inputs for output "
+                f"'{name}', and {rule.precision} is judged on no others"
+            )
+    return "" if judgements else "the evidence is empty"
 
 
 def first_failure(judgements: Iterable[Judgement]) -> str:

@@ -15,7 +15,8 @@ from runtime.errors import InvalidInput, RepositoryError
 from runtime.external_data import check_listed
 from runtime.golden import Golden, read_golden, replay
 from runtime.manifest import FILE_NAME, Judgement, Manifest, Verdict
-from runtime.proof import all_passed, first_failure
+from runtime.precision import rule_of
+from runtime.proof import all_passed, first_failure, uncovered
 
 EXPORT_AGAIN = "export the model again"
 REPLAYS_OF_GRAPHS = 3
@@ -82,7 +83,10 @@ def _judged(
     """
     judgements: tuple[Judgement, ...] = ()
     for turn in range(REPLAYS_OF_GRAPHS if backend.captures else 1):
-        judgements = replay(golden, backend.infer, max_batch_size=manifest.max_batch_size)
+        judgements = replay(
+            golden, backend.infer, max_batch_size=manifest.max_batch_size,
+            precision=manifest.artifact.precision,
+        )  # fmt: skip
         failure = first_failure(judgements)
         if failure:
             return judgements, f"where calls come again, {failure}" if turn else failure
@@ -99,11 +103,8 @@ def _failed_before(manifest: Manifest) -> str:
 
 def _uncovered(manifest: Manifest, judgements: tuple[Judgement, ...]) -> str:
     """The first output that the evidence is silent about; strings cannot be kept in it."""
-    judged = {item.output for item in judgements}
-    for spec in manifest.outputs:
-        if spec.dtype != "string" and spec.name not in judged:
-            return f"the evidence says nothing of output '{spec.name}'"
-    return "" if judgements else "the evidence is empty"
+    names = [spec.name for spec in manifest.outputs if spec.dtype != "string"]
+    return uncovered(names, judgements, rule_of(manifest.artifact.precision))
 
 
 def made_again(manifest: Manifest) -> str:

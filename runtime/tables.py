@@ -33,6 +33,9 @@ def judgement_table(judgements: Iterable[Judgement]) -> Table:
     in units of the truth. ``max`` is the tolerance; a number without one is shown and not
     judged.
     """
+    items = list(judgements)
+    # Only a precision below fp32 is judged by its noise.
+    noise = any(item.snr_db is not None or item.snr_limit_db is not None for item in items)
     table = Table(
         box=SIMPLE_HEAD,
         collapse_padding=True,
@@ -42,10 +45,11 @@ def judgement_table(judgements: Iterable[Judgement]) -> Table:
     )
     for heading in ("output", "inputs"):
         table.add_column(heading, overflow="fold")
-    for heading in ("samples", "RMS error", "largest error", "relative RMS"):
+    headings = ("samples", "RMS error", "largest error", "relative RMS")
+    for heading in (*headings, "signal-to-noise") if noise else headings:
         table.add_column(heading, justify="right", overflow="fold")
     table.add_column("verdict", no_wrap=True)
-    for item in judgements:
+    for item in items:
         table.add_row(
             Text(item.output),
             Text(item.kind),
@@ -53,9 +57,21 @@ def judgement_table(judgements: Iterable[Judgement]) -> Table:
             _rms(item),
             _with_limit(_factor(item.max_factor, item.max_scale), item.max_limit),
             _relative(item),
+            *((signal_to_noise(item),) if noise else ()),
             Text(item.verdict, style=_STYLES[item.verdict]),
         )
     return table
+
+
+def signal_to_noise(item: Judgement) -> str:
+    """``63.2 dB (min 50)``; a dash where there is none to be measured."""
+    if item.rms_scale is None:
+        return "-"
+    if item.snr_db is not None:
+        text = f"{item.snr_db:.1f} dB"
+    else:
+        text = "no noise" if item.rms_error == 0 else "no signal"
+    return text if item.snr_limit_db is None else f"{text} (min {item.snr_limit_db:g})"
 
 
 def _rms(item: Judgement) -> str:

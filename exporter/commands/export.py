@@ -23,12 +23,18 @@ from runtime.errors import UsageProblem
 from runtime.tables import console, judgement_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exporter.engine.after_export import EngineWish
     from exporter.engine.profiles import Profile
+    from exporter.precision.pipeline import PrecisionWish
     from exporter.write import Written
-    from runtime.manifest import Proof
+    from runtime.manifest import KeptModule, Lowering, Proof
 
 MOE_FORMS = ("auto", "sorted", "static", "fused")
+_SHOWN = 8
+"""Modules that one line names."""
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 @click.command()
@@ -36,6 +42,9 @@ MOE_FORMS = ("auto", "sorted", "static", "fused")
 @click.option("-o", "--output", "repository", type=FOLDER, required=True,
               help="The model repository; made where it is not there.")  # fmt: skip
 @click.option("--name", help="The model's name in the repository.  [default: the model's own]")
+@click.option("--preprocess", is_flag=False, flag_value="auto", metavar="HOW",
+              help="Let the model take pixels: 'auto' as it says itself, or "
+              "'resize=32,scale=1/255,mean=0.13,std=0.31'; crop=, input=.")  # fmt: skip
 @click.option("--opset", type=int, default=20, show_default=True, help="ONNX operator set.")
 @click.option("--moe-form", type=click.Choice(MOE_FORMS), default="auto", show_default=True,
               help="How layers of experts are written.")  # fmt: skip
@@ -51,10 +60,14 @@ MOE_FORMS = ("auto", "sorted", "static", "fused")
               help="An output that may be the same for every input.")  # fmt: skip
 @click.option("--allow-degraded-truth", is_flag=True,
               help="Accept a truth that an operator kept below float64.")  # fmt: skip
+@click.option("--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True,
+              help="Make NAME_fp16 and so on beside it; may be given again.")  # fmt: skip
+@click.option("--keep", multiple=True, metavar="MODULE",
+              help="A module that stays fp32 in a lower precision.")  # fmt: skip
 @click.option("--external-data", "data_above", type=SizeType(), default="1GB", show_default=True,
               help="Weights above this go to a file of their own beside it.")  # fmt: skip
 @click.option("--engine", is_flag=True,
-              help="Build a TensorRT engine of the proved version, too.")  # fmt: skip
+              help="Build a TensorRT engine of each proved version, too.")  # fmt: skip
 @click.option("--flavour", type=FlavourType(), help="Of the engine; see twinport engine.")
 @click.option("--profile", "profiles", multiple=True, type=ProfileType(),
               help="Sizes of the engine's free axes; see twinport engine.")  # fmt: skip
@@ -67,6 +80,7 @@ def export(
     values: tuple[tuple[str, tuple[float, float]], ...],
     repository: Path,
     name: str | None,
+    preprocess: str | None,
     opset: int,
     moe_form: str,
     data: Path | None,
@@ -76,6 +90,8 @@ def export(
     proof_budget: float,
     allow_constant: tuple[str, ...],
     allow_degraded_truth: bool,
+    precisions: tuple[str, ...],
+    keep: tuple[str, ...],
     data_above: int,
     engine: bool,
     flavour: str | None,
@@ -92,6 +108,7 @@ def export(
     # torch takes seconds to import; --help does not wait for it.
     from exporter.parity import ProofOptions
     from exporter.pipeline import ExportRequest, export_model
+    from exporter.preprocess.words import words_from_text
     from exporter.source import SourceRequest
 
     source = SourceRequest(
@@ -99,20 +116,42 @@ def export(
     )  # fmt: skip
     proof = ProofOptions(seed, proof_budget, frozenset(allow_constant), allow_degraded_truth)
     wish = _engine_wish(engine, flavour, profiles)
+    lower = _precision_wish(precisions, keep, data, samples)
     request = ExportRequest(
-        source, repository, name, opset, data, samples, moe_form, proof, wish, data_above
-    )
+        source, repository, name, opset, data, samples, moe_form, proof, wish, data_above,
+        lower, words_from_text(preprocess) if preprocess is not None else None,
+    )  # fmt: skip
     with redirect_stdout(sys.stderr):  # a user's module may print; what we print is for programs
         written = export_model(request, lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps(_record(written), indent=2))
     else:
-        show_written(written)
-        if written.engine is not None:
-            show_engine(written.engine)
-    refuse_failed(written)
-    if written.engine is not None:
-        refuse_failed(written.engine)
+        for version in (written, *written.lower):
+            show_written(version)
+            if version.engine is not None:
+                show_engine(version.engine)
+    for version in (written, *written.lower):
+        refuse_failed(version)
+        if version.engine is not None:
+            refuse_failed(version.engine)
+
+
+def _precision_wish(
+    precisions: tuple[str, ...], keep: tuple[str, ...], data: Path | None, samples: Path | None
+) -> PrecisionWish | None:
+    """What ``--precision`` and ``--keep`` ask for.
+
+    Raises:
+        UsageProblem: A module is to be kept, and no precision is lower.
+    """
+    from exporter.precision.pipeline import PrecisionWish
+
+    lower = tuple(dict.fromkeys(item for item in precisions if item != PRECISIONS[0]))
+    if lower:
+        return PrecisionWish(lower, keep, data, samples is not None)
+    if keep:
+        raise UsageProblem("--keep is of a lower precision; add --precision fp16, bf16 or int8")
+    return None
 
 
 def _engine_wish(
@@ -135,32 +174,72 @@ def _engine_wish(
 
 def _record(written: Written) -> dict[str, Any]:
     record = record_of(written)
-    return record if written.engine is None else {**record, "engine": record_of(written.engine)}
+    if written.engine is not None:
+        record["engine"] = record_of(written.engine)
+    if written.lower:
+        record["precisions"] = {
+            item.manifest.artifact.precision: _record(item) for item in written.lower
+        }
+    return record
 
 
 def show_written(written: Written) -> None:
-    """Print the proof as a table, and where the version lies."""
+    """Print the proofs as tables, what was lowered, and where the version lies."""
     manifest, out = written.manifest, console()
-    proof = manifest.proof
-    assert proof is not None
-    out.print(
-        f"{manifest.name} version {manifest.version}: {proof.library}, {proof.provider}, "
-        f"truth {proof.truth}, {proof.seconds:.1f} s",
-        markup=False,
-    )
-    out.print(judgement_table(proof.judgements))
-    for line in _remarks(proof):
-        out.print(line, markup=False)
-    out.print(f"{proof.verdict}: {written.folder}", markup=False, soft_wrap=True)
+    assert manifest.proof is not None
+    for proof in manifest.proofs:
+        where = proof.provider if proof.judgements else "not run"
+        out.print(
+            f"{manifest.name} version {manifest.version}: {proof.library}, {where}, "
+            f"truth {proof.truth}, {proof.seconds:.1f} s",
+            markup=False,
+        )
+        if proof.judgements:
+            out.print(judgement_table(proof.judgements))
+        for line in _remarks(proof):
+            out.print(line, markup=False)
+    if manifest.artifact.lowering is not None:
+        for line in _lowered(manifest.artifact.lowering, manifest.artifact.precision):
+            out.print(line, markup=False)
+    verdict = manifest.proof.verdict
+    out.print(f"{verdict}: {written.folder}", markup=False, soft_wrap=True)
+    if verdict == "pending":
+        out.print(manifest.proof.reason, markup=False, soft_wrap=True)
+
+
+def _lowered(lowering: Lowering, precision: str) -> list[str]:
+    noise = "no noise" if lowering.snr_db is None else f"{lowering.snr_db:.1f} dB"
+    lines = [
+        f"{precision}: {lowering.operators} operators, {noise} with every value rounded, "
+        f"measured on {lowering.calibration}"
+    ]
+    lines += [
+        f"quantised: {item.operator} {item.module or item.node}, {item.weight}, "
+        f"{item.channels} channels"
+        for item in lowering.quantised
+    ]
+    reasons = dict.fromkeys(item.reason for item in lowering.kept)
+    return lines + [f"kept fp32: {_kept(lowering.kept, reason)}: {reason}" for reason in reasons]
+
+
+def _kept(kept: Sequence[KeptModule], reason: str) -> str:
+    """``conv1, fc2 and 3 more modules (7 operators)``."""
+    same = [item for item in kept if item.reason == reason]
+    names = [item.module or "the root" for item in same]
+    more = f" and {len(names) - _SHOWN} more modules" if len(names) > _SHOWN else ""
+    operators = sum(item.operators for item in same)
+    plural = "" if operators == 1 else "s"
+    return f"{', '.join(names[:_SHOWN])}{more} ({operators} operator{plural})"
 
 
 def _remarks(proof: Proof) -> list[str]:
     lines = [f"{'batchable' if proof.batchable else 'not batchable'}: {proof.batchable_reason}"]
     if labels := proof.labels:
         excused = f", {labels.excused} within tolerance of a tie" if labels.excused else ""
+        least = "" if labels.fewest is None else f" (min {labels.fewest})"
         lines.append(
             f"labels: {labels.agreeing} of {labels.samples} of {labels.dataset} as the truth has "
-            f"them{excused}; accuracy {labels.artifact_accuracy:.2%}, "
+            f"them{least}{excused}; accuracy {labels.artifact_accuracy:.2%}, "
             f"PyTorch {labels.torch_accuracy:.2%}"
         )
     if routing := proof.routing:

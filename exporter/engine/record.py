@@ -21,6 +21,8 @@ ENGINE_FILE = "model.engine"
 NOT_RUN = "none"
 """In the place of the provider and the device of a proof that nothing has run."""
 
+_QUANTISE = "QUANTIZE"
+"""TensorRT's word for the kind of layer."""
 _FLOATS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -87,7 +89,7 @@ def with_plan(manifest: Manifest, plan: bytes) -> Manifest:
 
 
 def check_precision(manifest: Manifest, network: EngineNetwork) -> None:
-    """Refuse a network whose floating-point types are not those that the manifest states.
+    """Refuse a network whose types are not those that the manifest states.
 
     Networks are strongly typed, so the types of the graph are those of the engine.
 
@@ -96,6 +98,11 @@ def check_precision(manifest: Manifest, network: EngineNetwork) -> None:
     """
     wanted = _FLOATS.get(manifest.artifact.precision)
     found = {tensor.dtype for layer in network.layers for tensor in layer.outputs}
+    quantised = any(layer.kind == _QUANTISE for layer in network.layers)
+    if manifest.artifact.precision == "int8" and not quantised:
+        raise ExportError(
+            "the manifest states int8, the network quantises nothing; export the model again"
+        )
     floats = {dtype for dtype in found if "float" in dtype}
     if wanted is None or not floats or (wanted in floats and len(floats) == 1):
         return

@@ -38,6 +38,8 @@ class BackendOptions:
             too; its manifest says it.
         engine_code: Whether such an engine may run the code that it brings, in this process.
         optimised: Whether the library may rewrite the graph, for ONNX Runtime.
+        layouts: Whether it may re-lay tensors for the processor, too: ONNX Runtime 1.32 dies
+            of that where a graph computes in fp16 (``NchwcTransformer``).
     """
 
     device: str = "cpu"
@@ -48,6 +50,7 @@ class BackendOptions:
     newer_library: bool = False
     engine_code: bool = False
     optimised: bool = True
+    layouts: bool = True
 
 
 class Backend(Protocol):

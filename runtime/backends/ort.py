@@ -142,6 +142,8 @@ def _session(model: Path, provider: str, options: BackendOptions) -> Any:
         if options.parallel:
             made.execution_mode = ort.ExecutionMode.ORT_PARALLEL
         made.log_severity_level = _ERRORS_ONLY
+        if not options.layouts:
+            made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         if not options.optimised:
             made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         for pool in ("intra_op", "inter_op"):

@@ -12,6 +12,7 @@ from runtime.errors import ManifestError, RepositoryError
 from runtime.golden import read_golden, replay
 from runtime.layout import check_model_name
 from runtime.manifest import FILE_NAME, Manifest, read_manifest
+from runtime.precision import HALVES
 from runtime.proof import all_passed, first_failure
 from runtime.replay import check_artifact, check_sha256
 from runtime.shadow.yardstick import Ground, ground_from_golden
@@ -65,13 +66,17 @@ def reference_opener(folder: Path, manifest: Manifest, provider: str) -> Opener:
             )
     if source.artifact.format != "onnx":
         raise RepositoryError(f"its artifact is {source.artifact.format}; wanted onnx")
-    options = BackendOptions(optimised=provider != _CPU)
+    halves = source.artifact.precision in HALVES
+    options = BackendOptions(optimised=provider != _CPU, layouts=not halves)
 
     def open_reference() -> Reference:
         check_sha256(folder / evidence.file, evidence.sha256)
         golden = read_golden(folder / evidence.file)
         backend = open_backend(_BACKEND, check_artifact(source_folder, source), options)
-        judgements = replay(golden, backend.infer, max_batch_size=source.max_batch_size)
+        judgements = replay(
+            golden, backend.infer, max_batch_size=source.max_batch_size,
+            precision=source.artifact.precision,
+        )  # fmt: skip
         ordinary = [item for item in judgements if not item.extreme]
         if not all_passed(ordinary):
             reason = first_failure(ordinary) or "its evidence has no ordinary samples"

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -21,8 +21,10 @@ from runtime.transports.unsent import connections_of, unsent_bytes_of
 
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
-LOOK_SECONDS = 0.002
+LOOK_SECONDS = 0.004
 """How often it is looked whether the last bytes have arrived."""
+QUIET_LOOKS = 5
+"""Looks without bytes to send after which nothing is left with the library's threads."""
 _PENDING = 2**20
 """Requests that have come and that no handler has begun."""
 
@@ -74,17 +76,29 @@ class GrpcioTransport:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._calls.all_left()
-        held = connections_of(self._port)
-        for connection in held:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_WR)
-        # At once, so that nobody who comes back at once is let in.
-        await self._server.stop(None)
-        # Closed while requests are unread, a connection would lose answers that are on the way.
-        while time.monotonic() < end and any(map(unsent_bytes_of, held)):
-            await asyncio.sleep(LOOK_SECONDS)
-        for connection in held:
-            connection.close()
+        # The library is done with a call when its last bytes are with the threads that write.
+        await self._until_sent(end, QUIET_LOOKS)
+        with ExitStack() as held:
+            connections = [held.enter_context(each) for each in connections_of(self._port)]
+            for connection in connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_WR)
+            # At once, so that nobody who comes back at once is let in.
+            await self._server.stop(None)
+            # Closed while requests are unread, one would lose answers that are on the way.
+            while time.monotonic() < end and any(map(unsent_bytes_of, connections)):
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _until_sent(self, end: float, looks: int) -> None:
+        """Wait until each connection was seen so often with nothing to send, or ``end`` is over."""
+        with ExitStack() as held:
+            left = {held.enter_context(each): looks for each in connections_of(self._port)}
+            while left and time.monotonic() < end:
+                for connection in list(left):
+                    left[connection] -= not unsent_bytes_of(connection)
+                    if not left[connection]:
+                        del left[connection]
+                await asyncio.sleep(LOOK_SECONDS)
 
     def _bind(self) -> int:
         settings = self._settings

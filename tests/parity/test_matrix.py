@@ -83,7 +83,7 @@ def few(yards):
         )  # fmt: skip
         return replace(
             yard, data=data, truth={name: array[:rows] for name, array in yard.truth.items()},
-            stable=None if yard.stable is None else yard.stable[:rows],
+            margin=None if yard.margin is None else yard.margin[:rows],
         )  # fmt: skip
 
     return few
@@ -105,7 +105,7 @@ def test_one_weight_off_by_a_percent_fails_its_cell(place, prepared, few, tmp_pa
 
 def test_one_token_counted_for_another_expert_fails_its_cell(place, few):
     yard = few("moe")
-    assert yard.stable.all(), "the rows must be such that the load is judged"
+    assert yard.stable().all(), "the rows must be such that the load is judged"
     answers = {name: array.copy() for name, array in yard.truth.items()}
     answers["expert_load"][0, 1] = np.roll(answers["expert_load"][0, 1], 1)
     cell = judged(place, yard, lambda rows: answers, batch=200)

@@ -42,6 +42,45 @@ def test_json_is_one_object_on_stdout(run, tmp_path):
     assert err
 
 
+STACKED = (f"{NETS}:Stacked", "--input", "x:float32[batch,8]", "--proof-budget", 0)
+
+
+def test_lower_precisions_are_shown_after_the_one_in_fp32(run, tmp_path):
+    code, out, err = run("export", *STACKED, "-o", tmp_path / "r", "--precision", "fp16",
+                         "--keep", "first")  # fmt: skip
+    assert code == 0
+    assert "lowering to fp16, measured on 6 calls with drawn inputs" in err
+    assert out.index("stacked version 1: onnxruntime") < out.index("stacked_fp16 version 1:")
+    assert "dB (min 40)" in out
+    assert "kept fp32: first (1 operator): kept by --keep" in out
+    assert f"passed: {tmp_path / 'r' / 'stacked_fp16' / '1'}" in out
+
+
+def test_json_has_each_precision_under_its_name(run, tmp_path):
+    code, out, _ = run("export", *STACKED, "-o", tmp_path, "--precision", "fp32",
+                       "--precision", "fp16", "--json")  # fmt: skip
+    assert code == 0
+    record = json.loads(out)
+    assert record["artifact"]["precision"] == "fp32"
+    assert list(record["precisions"]) == ["fp16"]
+    assert record["precisions"]["fp16"]["artifact"]["lowering"]["onnx"] == "stacked/1"
+
+
+@pytest.mark.parametrize(("words", "code", "text"), [
+    (("--keep", "first"), 2, "--keep is of a lower precision"),
+    (("--precision", "fp8"), 2, "fp8"),
+    (("--precision", "int8"), 1, "give some with --samples FILE.npz"),
+    (("--precision", "fp16", "--keep", "third"), 1, "there are first, second"),
+])  # fmt: skip
+def test_a_precision_that_cannot_be_is_one_line_and_leaves_nothing(
+    run, tmp_path, words, code, text
+):
+    found, out, err = run("export", *STACKED, "-o", tmp_path / "r", *words)
+    assert (found, out) == (code, "")
+    assert text in err.splitlines()[-1]
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.fixture
 def perturbing(monkeypatch):
     import onnx_ir as ir

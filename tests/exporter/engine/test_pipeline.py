@@ -288,7 +288,7 @@ def test_a_gpu_that_cannot_run_it_leaves_the_proof_pending(repository, build, wi
 @pytest.mark.parametrize(("stated", "found", "fits"), [
     ("fp32", ("float32", "int64"), True), ("fp32", ("float32", "float16"), False),
     ("fp16", ("float32",), False), ("fp16", ("float32", "float16"), True),
-    ("fp32", ("int32",), True),
+    ("fp32", ("int32",), True), ("int8", ("float32", "int8"), False),
 ])  # fmt: skip
 def test_a_stated_precision_is_held_against_the_network(lenet, stated, found, fits):
     artifact = dataclasses.replace(lenet.manifest.artifact, precision=stated)
