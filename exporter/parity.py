@@ -234,10 +234,15 @@ def _hint(failure: str, source: Source) -> str:
     """The option that helps, where one may."""
     if " vacuous:" in failure:
         return " (--allow-constant accepts it)"
-    free = [spec.name for spec in source.inputs
-            if spec.dtype.startswith("float") and spec.name not in source.values]  # fmt: skip
-    if free and "on random inputs" in failure and failure.endswith("values are NaN"):
-        return f" (--values {free[0]}=LOW:HIGH draws the input where the module is defined)"
+    if "on random inputs" not in failure or not failure.endswith("values are NaN"):
+        return ""
+    free = [spec for spec in source.inputs if spec.name not in source.values]
+    masks = [spec.name for spec in free if spec.dtype == "bool"]
+    if masks:  # a row of attention that is masked as a whole
+        return f" (--values {masks[0]}=0:1 draws False only, should all True have no meaning)"
+    floats = [spec.name for spec in free if spec.dtype.startswith("float")]
+    if floats:
+        return f" (--values {floats[0]}=LOW:HIGH draws the input where the module is defined)"
     return ""
 
 

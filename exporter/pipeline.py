@@ -33,9 +33,11 @@ from exporter.passes.merge_duplicates import merge_duplicates
 from exporter.passes.run import Pass, run_passes
 from exporter.passes.strip_provenance import strip_provenance
 from exporter.precision.pipeline import FullVersion, PrecisionWish, lower_versions
+from exporter.preprocess.source import load_prepared
+from exporter.preprocess.words import PreprocessWords
 from exporter.ranges import Range, range_of
 from exporter.real import RealData, real_data
-from exporter.source import Source, SourceRequest, load_source
+from exporter.source import Source, SourceRequest
 from exporter.write import VIEW_FILE, Written, writable, write_version
 from runtime.backends.factory import open_backend
 from runtime.errors import InvalidInput, RepositoryError
@@ -67,6 +69,7 @@ class ExportRequest:
             is wanted.
         data_above: Bytes of weights above which they get a file of their own.
         precisions: The lower precisions to make of it, beside it.
+        preprocess: How the artifact prepares pictures itself; none where clients do.
     """
 
     source: SourceRequest
@@ -80,6 +83,7 @@ class ExportRequest:
     engine: EngineWish | None = None
     data_above: int = DATA_ABOVE_BYTES
     precisions: PrecisionWish | None = None
+    preprocess: PreprocessWords | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
     started = time.monotonic()
     writable(request.repository)
     notify(f"loading {request.source.model}")
-    source = load_source(request.source)
+    source = load_prepared(request.source, request.preprocess)
     folder = request.repository / check_model_name(request.name or source.name)
     if request.engine is not None:
         request.engine.check(source.inputs, _sizes(source))

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from exporter.ranges import range_of
 from exporter.samples import shared_batch_axis
 from exporter.source import Source
 from runtime.errors import InvalidInput, NotFound
@@ -129,12 +130,30 @@ def _prepared(source: Source, name: str, split: Split) -> RealData:
     from models.data import prepare
 
     assert source.preprocessing is not None
-    images, batch = prepare(split.images).numpy(), source.inputs[0].shape[0]
+    pixels = source.pixels is not None
+    images = _pixels(source, split.images) if pixels else prepare(split.images).numpy()
+    batch = source.inputs[0].shape[0]
     if isinstance(batch, int):
         images = _in_calls(images, batch)
     return RealData(
         name, {source.preprocessing.input: images}, split.labels, source.output_names[0]
     )
+
+
+def _pixels(source: Source, images: Array) -> Array:
+    """``[n, height, width, 1]`` as they are, or as near as the sizes that are taken come to it."""
+    from PIL import Image
+
+    sides = []
+    for axis, own in zip(source.inputs[0].shape[1:3], images.shape[1:], strict=True):
+        low, high = (axis, axis) if isinstance(axis, int) else range_of(axis, source.ranges)
+        sides.append(min(max(own, low), high))
+    if sides != list(images.shape[1:]):
+        resized = [
+            np.asarray(Image.fromarray(image).resize((sides[1], sides[0]))) for image in images
+        ]
+        images = np.stack(resized)
+    return images[..., np.newaxis]
 
 
 def _in_calls(rows: Array, batch: int) -> Array:

@@ -21,6 +21,8 @@ POOLED_SAMPLES = 64
 LARGEST_BATCH = 64
 _CONSTANTS = (-2.0, 2.0)
 """Between these lie the values of the constant kind, one a row."""
+_PICTURES = {"zeros": (0.0, 0.0), "constant": (0.0, 256.0), "large": (255.0, 255.0)}
+"""Black, one shade a picture, and white: pixels have no values beyond."""
 
 
 Draws = tuple[tuple[str, Drawn | int], ...]
@@ -131,8 +133,9 @@ class Plan:
         return max(len(self.batch_sizes()), others) * (1 if self.rows else 2)
 
     def extremes(self) -> Iterator[Sample]:
-        """Zeros, constants and large values, where an input is a float at all."""
-        if not any(spec.dtype.startswith("float") for spec in self.source.inputs):
+        """Zeros, constants and large values, where an input is a float or a picture at all."""
+        floats = any(spec.dtype.startswith("float") for spec in self.source.inputs)
+        if not floats and self.source.pixels is None:
             return
         for turn, (kind, size) in enumerate((("zeros", 2), ("constant", 4), ("large", 7))):
             axes = self._sizes(turn)
@@ -160,6 +163,8 @@ class Plan:
 
     def _draw(self, kind: str, spec: TensorSpec, shape: tuple[int, ...], seed: int) -> Draw:
         values = self.source.values.get(spec.name)
+        if spec.name == self.source.pixels and kind in _PICTURES:
+            return Draw("constant", seed, shape, spec.dtype, *_PICTURES[kind])
         if not spec.dtype.startswith("float"):
             low, high = values or (0, 2)
             return Draw("integers", seed, shape, spec.dtype, low, high)

@@ -26,7 +26,8 @@ def arrays_from_pictures(
 
     Raises:
         NotFound: There is no such file.
-        InvalidInput: It is no picture, or the model takes none.
+        InvalidInput: It is no picture, the model takes none, or pictures of several sizes
+            cannot be one batch.
     """
     preprocessing = model.properties.preprocessing
     if preprocessing is None or len(model.inputs) != 1:
@@ -38,10 +39,17 @@ def arrays_from_pictures(
     arrays = [
         array_from_image(
             picture if isinstance(picture, Image.Image) else read_image(Path(picture)),
-            preprocessing, invert=invert,
+            preprocessing, invert=invert, wanted=model.inputs[0],
         )
         for picture in pictures
     ]  # fmt: skip
+    sizes = {array.shape for array in arrays}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{height}x{width}" for height, width, *_ in sorted(sizes))
+        raise InvalidInput(
+            f"the pictures have {len(sizes)} sizes ({shown}) and model '{model.name}' takes pixels "
+            "as they are; one call takes pictures of one size"
+        )
     return {model.inputs[0].name: rows_for(model.inputs[0], np.stack(arrays))}
 
 

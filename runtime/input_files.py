@@ -65,7 +65,7 @@ def _from_picture(path: Path, model: ServedModel, invert: bool) -> dict[str, Arr
             f"give {path.name} as .npy, .npz or .json"
         )
     spec = _only_input(path, model)
-    array = array_from_image(read_image(path), preprocessing, invert=invert)
+    array = array_from_image(read_image(path), preprocessing, invert=invert, wanted=spec)
     row = rows_for(spec, array[np.newaxis])
     return {spec.name: row if row.ndim == len(spec.shape) else array}
 
@@ -142,15 +142,20 @@ def _only_input(path: Path, model: ServedModel) -> TensorSpec:
 
 
 def joined(prepared: list[Prepared], largest: int) -> list[list[Prepared]]:
-    """Put neighbouring pictures into common requests of at most ``largest``."""
+    """Put neighbouring pictures of one size into common requests of at most ``largest``."""
     groups: list[list[Prepared]] = []
     for item in prepared:
-        open_group = groups and groups[-1][0].picture and len(groups[-1]) < largest
-        if item.picture and open_group:
+        first = groups[-1][0] if groups else None
+        fits = first is not None and first.picture and _shapes(first) == _shapes(item)
+        if item.picture and fits and len(groups[-1]) < largest:
             groups[-1].append(item)
         else:
             groups.append([item])
     return groups
+
+
+def _shapes(item: Prepared) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in item.arrays.items()}
 
 
 def answers_of(

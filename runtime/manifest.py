@@ -168,7 +168,8 @@ class ModuleOrigin:
 class Preprocessing:
     """How an image becomes the input of the model; see ``runtime/preprocess.py``.
 
-    Pixels are resized, scaled to ``[0, 1]``, then ``(x - mean) / std`` per channel.
+    Pixels are resized, scaled to ``[0, 1]``, then ``(x - mean) / std`` per channel. Height and
+    width are what the model gets; zero where pixels of any size go in as they are.
     """
 
     input: str
@@ -181,6 +182,8 @@ class Preprocessing:
     short_side: int | None = None
     """Where set, the shorter side becomes so long and the middle is cut out; else the picture
     is stretched."""
+    done_by: Literal["client", "artifact"] = "client"
+    """The artifact takes pixels, uint8 ``[batch, height, width, channels]``, and does it itself."""
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,15 @@ def read_image(path: Path) -> Image.Image:
 
 
 def array_from_image(
-    image: Image.Image, preprocessing: Preprocessing, *, invert: bool = False
+    image: Image.Image,
+    preprocessing: Preprocessing,
+    *,
+    invert: bool = False,
+    wanted: TensorSpec | None = None,
 ) -> Array:
     """Make the model's input of one picture.
+
+    Where the artifact prepares pictures itself, that is the pixels.
 
     Transparent parts lie on white, 16-bit gray is scaled to 8 bits, palettes and other
     colour spaces become gray or RGB, whichever the model wants.
@@ -66,9 +72,11 @@ def array_from_image(
         preprocessing: Size, channels, mean and deviation.
         invert: Swap light and dark first: photographed digits are dark on light, MNIST's
             are light on dark.
+        wanted: The input as the server describes it; pixels are resized here where it has
+            one size only.
 
     Returns:
-        ``[channels, height, width]`` float32.
+        ``[channels, height, width]`` float32, or uint8 ``[height, width, channels]``.
 
     Raises:
         InvalidInput: Means or deviations do not fit the channels.
@@ -76,13 +84,40 @@ def array_from_image(
     plain = _on_white(_eight_bits(image)).convert(_MODES[preprocessing.color])
     if invert:
         plain = ImageOps.invert(plain)
-    size = (preprocessing.width, preprocessing.height)
-    resized = plain.resize(size, _RESAMPLE[preprocessing.resample])
+    if preprocessing.done_by == "artifact":
+        return _pixels(plain, preprocessing, wanted)
+    resized = _resized(plain, preprocessing)
     pixels = np.asarray(resized, dtype=np.uint8)  # [height, width] or [height, width, 3]
     pixels = pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     mean, std = _statistics(preprocessing, len(pixels))
     scaled = pixels.astype(np.float32) / np.float32(255)
     return np.ascontiguousarray((scaled - mean) / std)
+
+
+def _pixels(image: Image.Image, preprocessing: Preprocessing, wanted: TensorSpec | None) -> Array:
+    """uint8 ``[height, width, channels]``."""
+    sides = wanted.shape[-3:-1] if wanted is not None and len(wanted.shape) >= 3 else (0, 0)
+    height, width = (
+        side if isinstance(side, int) and side > 0 else own
+        for side, own in zip(sides, (image.height, image.width), strict=True)
+    )
+    if (width, height) != image.size:
+        image = image.resize((width, height), _RESAMPLE[preprocessing.resample])
+    pixels = np.array(image, dtype=np.uint8)
+    return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+
+
+def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Stretched, or with its form kept and the middle cut out, as torchvision does it."""
+    resample = _RESAMPLE[preprocessing.resample]
+    size = (preprocessing.width, preprocessing.height)
+    if preprocessing.short_side is None:
+        return image.resize(size, resample)
+    shorter = min(image.size)
+    sides = tuple(preprocessing.short_side * side // shorter for side in image.size)
+    left, top = (round((side - part) / 2) for side, part in zip(sides, size, strict=True))
+    whole = image.resize((sides[0], sides[1]), resample)
+    return whole.crop((left, top, left + size[0], top + size[1]))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -42,6 +42,9 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 @click.option("-o", "--output", "repository", type=FOLDER, required=True,
               help="The model repository; made where it is not there.")  # fmt: skip
 @click.option("--name", help="The model's name in the repository.  [default: the model's own]")
+@click.option("--preprocess", is_flag=False, flag_value="auto", metavar="HOW",
+              help="Let the model take pixels: 'auto' as it says itself, or "
+              "'resize=32,scale=1/255,mean=0.13,std=0.31'; crop=, input=.")  # fmt: skip
 @click.option("--opset", type=int, default=20, show_default=True, help="ONNX operator set.")
 @click.option("--moe-form", type=click.Choice(MOE_FORMS), default="auto", show_default=True,
               help="How layers of experts are written.")  # fmt: skip
@@ -78,6 +81,7 @@ def export(
     values: tuple[tuple[str, tuple[float, float]], ...],
     repository: Path,
     name: str | None,
+    preprocess: str | None,
     opset: int,
     moe_form: str,
     data: Path | None,
@@ -105,6 +109,7 @@ def export(
     # torch takes seconds to import; --help does not wait for it.
     from exporter.parity import ProofOptions
     from exporter.pipeline import ExportRequest, export_model
+    from exporter.preprocess.words import words_from_text
     from exporter.source import SourceRequest
 
     source = SourceRequest(
@@ -117,8 +122,9 @@ def export(
     wish = _engine_wish(engine, flavour, profiles)
     lower = _precision_wish(precisions, keep, data, samples)
     request = ExportRequest(
-        source, repository, name, opset, data, samples, moe_form, proof, wish, data_above, lower
-    )
+        source, repository, name, opset, data, samples, moe_form, proof, wish, data_above,
+        lower, words_from_text(preprocess) if preprocess is not None else None,
+    )  # fmt: skip
     with redirect_stdout(sys.stderr):  # a user's module may print; what we print is for programs
         written = export_model(request, lambda line: click.echo(line, err=True))
     if as_json:

@@ -110,3 +110,41 @@ def test_files_of_tls_are_checked_before_anything_is_called(tmp_path):
         Client("127.0.0.1:1", tls=Tls(ca=tmp_path / "ca.pem"))
     with pytest.raises(InvalidInput, match="both"):
         Tls(cert=tmp_path / "ca.pem")
+
+
+PIXELS = dataclasses.replace(SHADE, done_by="artifact")
+
+
+def served_pixels(serve_with, shapes):
+    """The same of a model that takes pixels of any size."""
+
+    def metadata(request, context):
+        tensor = protos.ModelMetadataResponse.TensorMetadata
+        return protos.ModelMetadataResponse(
+            name=request.name,
+            inputs=[tensor(name="image", datatype="UINT8", shape=[-1, -1, -1, 1])],
+            outputs=[tensor(name="logits", datatype="FP32", shape=[-1, 2])],
+            properties={**PROPERTIES, PREPROCESSING: json.dumps(dataclasses.asdict(PIXELS))},
+        )
+
+    def infer(request, context):
+        spec = TensorSpec("image", "uint8", ("batch", "height", "width", 1))
+        pixels = arrays_from_request(request, {"image": spec})["image"]
+        shapes.append(pixels.shape)
+        light = pixels.mean(axis=(1, 2, 3), dtype=np.float32) / 255
+        logits = np.stack([1 - light, light], axis=1)
+        return response_from_arrays({"logits": logits}, model="shade", version="1")
+
+    return serve_with(ModelMetadata=metadata, ModelInfer=infer)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_pictures_go_as_pixels_to_a_model_that_prepares_them(kind, serve_with, pictures):
+    shapes = []
+    url = served_pixels(serve_with, shapes)
+    light, dark = Image.new("L", (9, 4), 250), Image.new("RGB", (9, 4), (1, 2, 3))
+    labels = classify(kind, url, [light, dark])
+    assert [item[0].name for item in labels] == ["light", "dark"]
+    assert shapes == [(2, 4, 9, 1)]
+    with pytest.raises(InvalidInput, match=r"2 sizes \(4x4, 9x9\) and model 'shade' takes pixels"):
+        classify(kind, url, pictures)

@@ -11,6 +11,7 @@ from PIL import Image
 import protos
 from runtime.codec import arrays_from_request, response_from_arrays
 from runtime.errors import InvalidInput
+from runtime.input_files import Prepared, joined
 from runtime.manifest import Preprocessing
 from runtime.preprocess import array_from_image
 from runtime.properties import LABELS, PREPROCESSING
@@ -107,6 +108,15 @@ def test_pictures_go_as_batches_of_at_most_what_the_model_takes(shade, twinport,
     names = {0: "dark", 255: "light"}
     lines = [f"{path}  {names[gray]}  (1.000)" for path, gray in zip(files, grays, strict=True)]
     assert ran.out.splitlines() == lines
+
+
+def test_pixels_of_one_size_go_together_and_others_by_themselves():
+    sizes = [(4, 4), (4, 4), (9, 4), (4, 4)]
+    prepared = [
+        Prepared(str(i), {"image": np.zeros((1, *size, 1), np.uint8)}, picture=True)
+        for i, size in enumerate(sizes)
+    ]
+    assert [len(group) for group in joined(prepared, 8)] == [2, 1, 1]
 
 
 def test_pictures_go_one_by_one_where_requests_cannot_be_joined(serve_with, twinport, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from torchvision import transforms
 from runtime.errors import InvalidInput, NotFound
 from runtime.manifest import Preprocessing
 from runtime.preprocess import array_from_image, read_image, top_labels
+from runtime.tensors import spec_from_text
 
 GRAY = Preprocessing("image", "gray", 32, 32, (0.1307,), (0.3081,))
 RGB = Preprocessing("image", "rgb", 24, 40, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -247,3 +249,42 @@ def test_not_a_number_comes_last_and_shows():
 def test_labels_that_do_not_fit_the_answer_are_refused():
     with pytest.raises(InvalidInput, match=r"shape \[3\] and there are 2 labels"):
         top_labels(np.zeros(3), ["a", "b"], 1)
+
+
+SENT = Preprocessing("image", "gray", 4, 4, (0.1307,), (0.3081,), done_by="artifact")
+
+
+@pytest.mark.parametrize(("color", "channels"), [("gray", 1), ("rgb", 3)])
+def test_an_artifact_that_prepares_itself_gets_the_pixels_as_they_are(color, channels):
+    image = noise(7, 5, 3)
+    sent = dataclasses.replace(SENT, color=color)
+    pixels = array_from_image(image, sent, wanted=spec_from_text(f"x:uint8[b,h,w,{channels}]"))
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (7, 5, channels))
+    plain = np.asarray(image.convert("L") if channels == 1 else image).reshape(7, 5, channels)
+    np.testing.assert_array_equal(pixels, plain)
+    np.testing.assert_array_equal(array_from_image(image, sent), pixels)
+    inverted = array_from_image(image, sent, invert=True)
+    np.testing.assert_array_equal(inverted, 255 - pixels)
+
+
+@pytest.mark.parametrize(("text", "sides"), [("b,3,6,1", (3, 6)), ("b,3,w,1", (3, 9))])
+def test_pixels_are_resized_where_the_artifact_takes_one_size_only(text, sides):
+    image = noise(8, 9)
+    pixels = array_from_image(image, SENT, wanted=spec_from_text(f"x:uint8[{text}]"))
+    wanted = image.resize(sides[::-1], Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(pixels[..., 0], np.asarray(wanted))
+
+
+@pytest.mark.parametrize("sides", [(300, 401), (401, 300), (256, 256), (257, 513), (99, 998)])
+def test_a_shorter_side_and_a_crop_are_bit_for_bit_what_torchvision_makes(sides):
+    image = noise(*sides, 3)
+    crop = dataclasses.replace(RGB, height=64, width=48, short_side=72)
+    wanted = transforms.Compose(
+        [
+            transforms.Resize(72),
+            transforms.CenterCrop((64, 48)),
+            transforms.ToTensor(),
+            transforms.Normalize(crop.mean, crop.std),
+        ]
+    )
+    np.testing.assert_array_equal(array_from_image(image, crop), wanted(image).numpy())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import replace
 
 import pytest
@@ -54,3 +56,20 @@ def test_another_servers_properties_are_left_alone():
 def test_a_property_that_cannot_be_read_is_named(key, text, message):
     with pytest.raises(ManifestError, match=f"the server's {key} {message}"):
         properties_from_map({key: text})
+
+
+def test_a_client_of_the_release_before_reads_what_it_knows(write_toy):
+    """It refuses a field that it lacks, so one that says nothing new is not sent."""
+    manifest = dataclasses.replace(read_manifest(write_toy() / FILE_NAME), preprocessing=PREPARED)
+    fields = json.loads(properties_from_manifest(manifest, proved_here="passed")[PREPROCESSING])
+    assert set(fields) == {"input", "color", "height", "width", "mean", "std", "resample"}
+
+
+@pytest.mark.parametrize("more", [{"done_by": "artifact"}, {"short_side": 40}])
+def test_who_prepares_and_how_a_picture_is_cut_comes_through(write_toy, more):
+    preprocessing = dataclasses.replace(PREPARED, **more)
+    manifest = dataclasses.replace(
+        read_manifest(write_toy() / FILE_NAME), preprocessing=preprocessing
+    )
+    sent = properties_from_manifest(manifest, proved_here="passed")
+    assert properties_from_map(sent).preprocessing == preprocessing

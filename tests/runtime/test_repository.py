@@ -273,27 +273,6 @@ async def test_a_configuration_may_fix_a_free_axis(write_toy, load, repository):
 
 
 @pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("sequence_batching {}", "sequence_batching"),
-        ("ensemble_scheduling {}", "ensemble_scheduling"),
-        ("batch_input { kind: BATCH_ELEMENT_COUNT }", "batch_input"),
-        ("batch_output { kind: BATCH_SCATTER_WITH_INPUT_SHAPE }", "batch_output"),
-        ('input { name: "x" allow_ragged_batch: true }', "allow_ragged_batch"),
-        ("model_transaction_policy { decoupled: true }", "model_transaction_policy.decoupled"),
-    ],
-)
-async def test_what_would_be_answered_in_another_sense_is_not_served(
-    text, name, write_toy, load, repository
-):
-    write_toy("linear")
-    (repository / "linear" / "config.pbtxt").write_text(text)
-    version = (await load()).entries["linear"].versions[1]
-    assert version.state is State.UNAVAILABLE
-    assert f"has {name}, which is not served here" in version.reason
-
-
-@pytest.mark.parametrize(
     ("name", "version", "error", "text"),
     [
         ("other", "", NotFound, "'other' is not known; there are linear"),

@@ -113,6 +113,18 @@ def test_pixels_are_put_back_as_the_model_prepared_them():
     np.testing.assert_array_equal(np.asarray(picture), pixels[0])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_that_the_artifact_prepares_are_drawn_as_they_are(channels):
+    pixels = np.random.RandomState(0).randint(0, 256, (1, 9, 7, channels)).astype(np.uint8)
+    prepared = Preprocessing("x", "gray", 4, 4, (0.5,), (0.25,), done_by="artifact")
+    assert looks_like_image(pixels)
+    picture = decoded(picture_address(pixels, prepared))
+    np.testing.assert_array_equal(np.asarray(picture).reshape(pixels.shape), pixels)
+    channels_first = np.moveaxis(pixels, -1, 1)
+    assert looks_like_image(channels_first)
+    assert decoded(picture_address(channels_first, None)).size == (7, 9)
+
+
 def test_pictures_without_preprocessing_are_stretched_and_large_ones_made_small():
     sample = np.random.RandomState(0).standard_normal((1, 3, 300, 200))
     sample[0, 0, 0, 0] = np.nan

@@ -1,0 +1,1 @@
+"""Resizing, scaling and normalising as the first nodes of a graph."""
