@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -51,11 +51,22 @@ def _leaves(result: Any) -> list[tuple[tuple[Any, ...], Any]]:
     """Every leaf with its path; dataclasses are made known to torch as they are met."""
     while True:
         leaves, _ = pytree.tree_flatten_with_path(result)
-        new = {type(leaf) for _, leaf in leaves if is_dataclass(leaf)}
+        new = {type(leaf) for _, leaf in leaves if is_dataclass(leaf) and type(leaf) is not type}
         if not new:
             return leaves
         for kind in new:
-            torch.export.register_dataclass(kind)
+            _make_known(kind)
+
+
+def _make_known(kind: type[Any]) -> None:
+    """Torch would leave out fields that the constructor does not take."""
+    computed = [item.name for item in fields(kind) if not item.init]
+    if computed:
+        raise ExportError(
+            f"{kind.__name__}, which is returned, computes its field '{computed[0]}' itself; "
+            "return a dict"
+        )
+    torch.export.register_dataclass(kind)
 
 
 def _words(path: tuple[Any, ...]) -> list[str]:

@@ -30,6 +30,8 @@ from runtime.precision import FULL, Rule, rule_of
 from runtime.proof import first_failure, judge, uncovered
 from runtime.tensors import TensorSpec
 
+LEAST_BUDGET_S = 5.0
+
 
 @dataclass(frozen=True)
 class ProofOptions:
@@ -41,6 +43,8 @@ class ProofOptions:
         allow_constant: Outputs that may be the same for every input.
         allow_degraded_truth: Whether a truth below float64 may pass.
         precision: Of the artifact; its rule is in ``runtime.precision``.
+        as_export: Whether the proof may take no longer than loading and exporting did, if that
+            is from ``LEAST_BUDGET_S`` to ``budget_s``.
     """
 
     seed: int = 0
@@ -48,6 +52,14 @@ class ProofOptions:
     allow_constant: frozenset[str] = frozenset()
     allow_degraded_truth: bool = False
     precision: str = FULL
+    as_export: bool = False
+
+    def after_export(self, seconds: float) -> ProofOptions:
+        """The same, with the budget that an export of so many seconds leaves."""
+        if not self.as_export:
+            return self
+        budget_s = min(self.budget_s, max(LEAST_BUDGET_S, round(seconds, 1)))
+        return replace(self, budget_s=budget_s, as_export=False)
 
     @property
     def rule(self) -> Rule:
@@ -77,7 +89,8 @@ class _Run:
             if turn >= first and time.monotonic() > until:
                 self.cut = True
                 return
-            answered = trio.run(sample)
+            answered = trio.run(sample, rows=self.pools.rows, until=until)
+            self.cut = self.cut or answered.sample is not sample
             self.pools.add(answered)
             self.answered.append(answered)
 
@@ -221,10 +234,15 @@ def _hint(failure: str, source: Source) -> str:
     """The option that helps, where one may."""
     if " vacuous:" in failure:
         return " (--allow-constant accepts it)"
-    free = [spec.name for spec in source.inputs
-            if spec.dtype.startswith("float") and spec.name not in source.values]  # fmt: skip
-    if free and "on random inputs" in failure and failure.endswith("values are NaN"):
-        return f" (--values {free[0]}=LOW:HIGH draws the input where the module is defined)"
+    if "on random inputs" not in failure or not failure.endswith("values are NaN"):
+        return ""
+    free = [spec for spec in source.inputs if spec.name not in source.values]
+    masks = [spec.name for spec in free if spec.dtype == "bool"]
+    if masks:  # a row of attention that is masked as a whole
+        return f" (--values {masks[0]}=0:1 draws False only, should all True have no meaning)"
+    floats = [spec.name for spec in free if spec.dtype.startswith("float")]
+    if floats:
+        return f" (--values {floats[0]}=LOW:HIGH draws the input where the module is defined)"
     return ""
 
 

@@ -22,7 +22,7 @@ from exporter.sources.factory import made_from_factory
 from exporter.sources.inputs import check_words, fixed_axes, free_ranges, inputs_in_order
 from exporter.sources.made import Made
 from exporter.sources.program import SUFFIX as PROGRAM_SUFFIX
-from exporter.sources.program import made_from_program
+from exporter.sources.program import Program, made_from_program
 from exporter.sources.ready import ready_module
 from runtime.manifest import Preprocessing
 from runtime.tensors import TensorSpec
@@ -91,6 +91,8 @@ class Source:
     @property
     def module_class(self) -> str:
         """The class by its full name."""
+        if isinstance(self.module, Program):
+            return self.module.made_of
         kind = type(self.module)
         return f"{kind.__module__}.{kind.__qualname__}"
 

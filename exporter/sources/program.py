@@ -35,11 +35,15 @@ class Program(nn.Module):
 
     Attributes:
         program: The graph as a module; it knows no training and no evaluation.
+        made_of: Class of the module that was exported, by its full name.
     """
 
-    def __init__(self, module: nn.Module, positional: Sequence[str], named: Sequence[str]) -> None:
+    def __init__(
+        self, program: torch.export.ExportedProgram, positional: Sequence[str], named: Sequence[str]
+    ) -> None:
         super().__init__()
-        self.program = module
+        self.program = program.module()
+        self.made_of = _class_of(program)
         self._positional = tuple(positional)
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self._signature = inspect.Signature(
@@ -55,6 +59,12 @@ class Program(nn.Module):
     def train(self, _mode: bool = True) -> Program:
         """A program stays what it was exported as."""
         return self
+
+
+def _class_of(program: torch.export.ExportedProgram) -> str:
+    stacks = (node.meta.get("nn_module_stack") for node in program.graph.nodes)
+    root = next((next(iter(stack.values())) for stack in stacks if stack), ("", "torch.nn.Module"))
+    return str(root[1])
 
 
 def signature_of(module: nn.Module) -> inspect.Signature:
@@ -102,7 +112,7 @@ def made_from_program(
     return Made(
         name=path.stem,
         factory=path.name,
-        module=Program(program.module(), positional, named),
+        module=Program(program, positional, named),
         inputs=tuple(renamed),
         ranges=known,
         checkpoint_sha256=file_sha256(path),

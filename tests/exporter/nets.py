@@ -47,6 +47,21 @@ class Recurrent(nn.Module):
         return self.cells(x)[0]
 
 
+class Encoder(nn.Module):
+    """Attention of any length over tokens, some of which are hidden."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.places = nn.Embedding(50, 16), nn.Parameter(torch.randn(32, 16))
+        layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, tokens, hidden):
+        x = self.table(tokens) + self.places[: tokens.shape[1]]
+        return self.layers(x, src_key_padding_mask=hidden)
+
+
 class Named(nn.Module):
     """A dict with a nested one, floats and integers."""
 

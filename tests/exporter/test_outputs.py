@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -50,6 +50,22 @@ def test_a_dataclass_that_torch_does_not_know_yet_gives_its_fields():
         "output_0", "output_1.logits", "output_1.more.scores",
     ]  # fmt: skip
     assert list(named_outputs(Outer(B, Inner(C)))) == ["logits", "more.scores"]
+
+
+@dataclass
+class Computed:
+    logits: torch.Tensor
+    best: torch.Tensor = field(init=False)
+
+    def __post_init__(self):
+        self.best = self.logits.argmax()
+
+
+def test_a_dataclass_with_computed_fields_says_what_to_return():
+    with pytest.raises(ExportError, match=r"Computed, .* computes its field 'best' itself"):
+        named_outputs(Computed(A))
+    with pytest.raises(ExportError, match="returns a type as its output"):
+        named_outputs(Outer)
 
 
 def test_the_tensors_are_those_returned():

@@ -214,7 +214,9 @@ def test_a_waiver_for_an_output_that_is_not_there_is_refused(tmp_path, export_ne
 KINDS = {
     "OverTheBatch": ([X], {}, {}, 0),
     "Attention": (["x:float32[batch,seq,16]"], {}, {}, 64),
-    "Recurrent": (["x:float32[batch,5,8]"], {}, {}, 64),
+    "Recurrent": (["x:float32[batch,seq,8]"], {"seq": (1, 40)}, {}, 64),
+    "Encoder": (["tokens:int64[batch,seq]", "hidden:bool[batch,seq]"], {"seq": (1, 32)},
+                {"tokens": (0, 50), "hidden": (0, 1)}, 64),
     "Named": ([X], {"batch": (3, 5)}, {}, 5),
     "Tokens": (["tokens:int64[batch,seq]"], {"seq": (1, 16)}, {"tokens": (0, 50)}, 64),
     "Training": ([X], {"batch": (1, 4)}, {}, 4),
@@ -223,7 +225,7 @@ KINDS = {
     "WithTotal": ([X], {}, {}, 0),
     "Masked": (["x:float32[batch,seq,4]"], {"seq": (2, 2)}, {}, 64),
     "Exponential": (["x:float32[2,8]"], {}, {}, 0),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("factory", KINDS)
@@ -236,6 +238,16 @@ def test_models_of_many_kinds_pass_and_are_joined_or_not(tmp_path, export_net, f
     assert proof.batchable is (batch > 0)
     largest = max(i.rms_factor for i in proof.judgements if not i.extreme and i.rms_factor)
     assert largest <= 4 / 1.5
+
+
+def test_a_mask_that_leaves_nothing_says_what_to_draw(tmp_path, export_net):
+    inputs, ranges, values, _ = KINDS["Encoder"]
+    values = {"tokens": values["tokens"]}
+    proof = export_net(tmp_path, "Encoder", *inputs, ranges=ranges, values=values).manifest.proof
+    assert (
+        "values are NaN (--values hidden=0:1 draws False only, should all True have no meaning)"
+        in proof.reason
+    )
 
 
 def test_a_head_of_zeros_is_vacuous(tmp_path, export_net):

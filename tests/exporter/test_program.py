@@ -64,6 +64,7 @@ def test_it_describes_its_own_inputs(saved):
     ]  # fmt: skip
     assert (source.name, source.factory, source.parameters) == ("net", "net.pt2", 21)
     assert source.ranges == {"batch": (1, 32)}
+    assert source.module_class.endswith("test_program.Net")
     assert len(source.checkpoint_sha256) == 64
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from exporter.layers import CLASSES
 from exporter.pipeline import ExportRequest, export_model
-from exporter.preprocess.source import load_prepared, with_pixels
+from exporter.preprocess.source import load_as_exported, load_prepared, with_pixels
 from exporter.preprocess.words import words_from_text
 from exporter.source import SourceRequest
 from runtime.errors import InvalidInput
@@ -220,3 +220,21 @@ def test_published_weights_of_torchvision_bring_their_own_record(tmp_path, monke
     prepared = recipe(pixels.permute(0, 3, 1, 2).float() / 255)
     by_graph = source.module.preprocess(pixels)
     np.testing.assert_allclose(by_graph, prepared, rtol=0, atol=1e-4)
+
+
+def test_a_version_is_loaded_again_as_it_was_exported(pixels):
+    manifest = pixels.manifest
+    request = SourceRequest("lenet5", inputs=manifest.inputs, ranges=manifest.ranges)
+    again = load_as_exported(request, manifest.preprocessing)
+    assert (again.inputs, again.ranges) == (manifest.inputs, manifest.ranges)
+    given = torch.randint(0, 256, (2, 40, 20, 1), dtype=torch.uint8)
+    first = load_prepared(SourceRequest("lenet5"), words_from_text("auto"))
+    assert torch.equal(again.module(image=given), first.module(image=given))
+    assert load_as_exported(SourceRequest("lenet5"), None).pixels is None
+
+
+def test_layers_are_proved_behind_the_preprocessing(pixels, run):
+    code, out, err = run("parity", pixels.folder.parent, "--layers")
+    assert code == 0, err
+    assert "preprocess" in out
+    assert "fc3" in out
