@@ -15,7 +15,9 @@ Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 
 def rows_of(arrays: Arrays) -> int:
     """Size of axis 0, which all inputs of a batchable model share; 1 without any input."""
-    return next((int(array.shape[0]) for array in arrays.values()), 1)
+    for array in arrays.values():
+        return int(array.shape[0])
+    return 1
 
 
 def shapes_below(arrays: Arrays) -> Shapes:
@@ -24,7 +26,7 @@ def shapes_below(arrays: Arrays) -> Shapes:
     Args:
         arrays: The inputs of one request, in the order of the model's inputs.
     """
-    return tuple(array.shape[1:] for array in arrays.values())
+    return tuple([array.shape[1:] for array in arrays.values()])
 
 
 def joined(requests: Sequence[Arrays]) -> dict[str, Array]:

@@ -2,36 +2,37 @@
 
 Nothing is to be set: whatever waits when the backend is free goes together, and a request
 that is alone goes at once. An event loop hands requests over one at a time, so before a
-call the loop is let run until no more of them come in.
+call the loop is let run until no more of them come in. All of it is callbacks of the loop:
+a task for each call costs more than a small model does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
-from runtime.batch_rows import Arrays, joined, parted
+from runtime.batch_rows import Arrays, Shapes, joined, parted
 from runtime.errors import DeadlineExceeded, ResourceExhausted, TwinportError, Unavailable
-from runtime.queueing import DEADLINE, QueueSettings, RequestQueue, Waiting
+from runtime.queueing import QueueSettings, RequestQueue, Waiting
 from runtime.statistics import CallTimes, Failure, Statistics
 from runtime.tensors import Array
-from runtime.worker import Worker, check_deadline, too_late
+from runtime.worker import Worker, check_deadline
 
 GATHER_SECONDS = 3e-3
 """The most that a first request waits while others keep coming in."""
-QUIET_TURNS = 2
-"""Turns of the event loop without a new request after which no more are waited for."""
-QUIET_SECONDS = 300e-6
-"""The same in time, where requests are known to come side by side: a transport with threads of
-its own brings them one by one, later than the loop is through with its turns."""
-OVERLAP_NS = 60_000
+OVERLAP_NS = 100_000
 """A request that comes sooner after an answer was on its way before: no client is that fast."""
 _NEWEST = 0.2
 """Weight of the newest request in whether requests come side by side."""
+_CROWDED = 0.3
+"""Share of requests beside others above which others are waited for."""
+_MOST_NOTED = 64
 COARSE_SECONDS = 1e-3
 """What a timer of the event loop can tell apart; shorter delays are spent in turns."""
 
@@ -47,29 +48,44 @@ class BatchSettings:
         delay_s: How long the first request of a call waits for others to come.
         preferred: Rows at which it waits no longer, ascending.
         queue: What may wait.
+        quiet_turns: Turns of the event loop without a new request after which no more are waited
+            for, where requests come side by side. It depends on how the transport hands them
+            over: one by one, each with a turn or more of its own, or many in one turn.
     """
 
     max_rows: int = 0
     delay_s: float = 0.0
     preferred: tuple[int, ...] = ()
     queue: QueueSettings = field(default_factory=QueueSettings)
+    quiet_turns: int = 2
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lane:
     """One instance of a model.
 
     Attributes:
         run: One call: inputs by name and names of outputs to outputs by name.
         worker: Where its calls run, one after the other.
+        calls: Those that its thread has and has not ended.
     """
 
     run: Run
     worker: Worker
+    calls: int = 0
+
+
+class _Computed(NamedTuple):
+    """What one call gave, and nanoseconds: joining, the backend, and when it was done."""
+
+    answers: dict[str, Array]
+    input_ns: int
+    infer_ns: int
+    done_ns: int
 
 
 class Batcher:
-    """The queue of one model and the task that empties it; the lane that is free goes next."""
+    """The queue of one model and what empties it; the lane that is free goes next."""
 
     def __init__(
         self, lanes: Sequence[Lane], settings: BatchSettings, statistics: Statistics
@@ -81,18 +97,30 @@ class Batcher:
             settings: How requests are joined.
             statistics: Where calls and failures are counted.
         """
-        self.statistics = statistics
-        self._free = list(lanes)
-        self._alone = len(self._free) == 1
-        self._calls: set[asyncio.Task[None]] = set()
+        self._statistics = statistics
+        self._noted: list[CallTimes] = []
+        """Calls that are not counted yet; many at once cost a fraction of each by itself."""
+        self._lanes = tuple(lanes)
         self._settings = settings
         self._queue = RequestQueue(settings.queue)
-        self._arrived = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._closed = False
-        self._crowd = 1  # requests of the last call
-        self._beside = 0.0  # share of the newest requests that came beside others
+        # Whoever waits in a thread is in the queue no more, and its rules do not hold there;
+        # of several threads another may be free first.
+        self._may_hand_ahead = len(lanes) == 1 and settings.queue == QueueSettings()
+        self._again: deque[Waiting] = deque()
+        """Those of a call that failed, each to be computed alone."""
+        self._running = 0
+        self._due: asyncio.Handle | None = None
+        """The next turn, where one is to come."""
+        self._arrived = False
+        self._beside = 0.0
+        """Share of the newest requests that came beside others."""
         self._answered_ns = 0
+        self._quiet = 0
+        self._since = 0.0
+        """When the requests that wait began to come in; 0 where none waits to be joined."""
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._idle: list[asyncio.Future[None]] = []
 
     async def submit(
         self,
@@ -102,7 +130,9 @@ class Batcher:
         *,
         priority: int = 0,
         timeout_s: float = 0.0,
-    ) -> dict[str, Array]:
+        shapes: Shapes | None = None,
+        finish: Callable[[dict[str, Array]], Any] | None = None,
+    ) -> Any:
         """Wait for the answer to one request.
 
         Args:
@@ -111,9 +141,13 @@ class Batcher:
             deadline: On the clock of ``time.monotonic``.
             priority: Its level; 0 takes the default.
             timeout_s: The longest that it may wait in the queue; 0 is no limit of its own.
+            shapes: Of the inputs without axis 0, where they are known.
+            finish: Makes of the outputs what is returned. It runs for all requests of a call
+                one after the other, which is cheaper than by each of them later.
 
         Returns:
-            The outputs wanted, of this request's rows alone; nobody may write to them.
+            The outputs wanted by name, of this request's rows alone, which nobody may write
+            to; or what ``finish`` makes of them.
 
         Raises:
             DeadlineExceeded: It waited too long; its call is not made.
@@ -121,40 +155,36 @@ class Batcher:
             Unavailable: The model is being unloaded.
         """
         start = time.monotonic_ns()
+        item = None
+        if self._loop is None:
+            # Kept, because Python asks the system for its process id each time it looks.
+            self._loop = asyncio.get_running_loop()
         try:
-            return await self._answer(
-                arrays, outputs, deadline, priority=priority, timeout_s=timeout_s
-            )
-        except BaseException as error:
-            self.statistics.failed(_reason(error), time.monotonic_ns() - start)
-            raise
-
-    async def _answer(
-        self,
-        arrays: Arrays,
-        outputs: Sequence[str],
-        deadline: float | None,
-        *,
-        priority: int,
-        timeout_s: float,
-    ) -> dict[str, Array]:
-        check_deadline(deadline)
-        if self._closed:
-            raise _unloaded()
-        item = self._queue.put(arrays, outputs, deadline, priority=priority, timeout_s=timeout_s)
-        self._arrived.set()
-        beside = len(self._queue) > 1 or item.arrived_ns - self._answered_ns < OVERLAP_NS
-        self._beside += _NEWEST * (beside - self._beside)
-        if self._task is None:
-            self._task = asyncio.create_task(self._work())
-        left = item.left()
-        if left is None:
+            check_deadline(deadline)
+            self._check_open()
+            item = self._queue.put(
+                arrays, outputs, deadline, self._loop.create_future(),
+                priority=priority, timeout_s=timeout_s, shapes=shapes,
+            )  # fmt: skip
+            item.finish = finish
+            self._arrived = True
+            beside = len(self._queue) > 1 or item.arrived_ns - self._answered_ns < OVERLAP_NS
+            self._beside += _NEWEST * (beside - self._beside)
+            if self._due is None or isinstance(self._due, asyncio.TimerHandle):
+                self._turn_soon()
             return await item.answer
-        try:
-            async with asyncio.timeout(left) as item.timer:
-                return await item.answer
-        except TimeoutError as error:
-            raise too_late(DEADLINE if item.taken else item.ends_with()) from error
+        except BaseException as error:
+            self._statistics.failed(_reason(error), time.monotonic_ns() - start)
+            raise
+        finally:
+            if item is not None and item.timer is not None:
+                item.timer.cancel()
+
+    @property
+    def statistics(self) -> Statistics:
+        """What was done so far."""
+        self._count()
+        return self._statistics
 
     @property
     def waiting(self) -> int:
@@ -163,153 +193,200 @@ class Batcher:
 
     async def idle(self) -> None:
         """Wait until nothing waits and no call runs."""
-        while busy := [*self._calls, *([self._task] if self._task else [])]:
-            await asyncio.wait(busy)
+        while self._running or self._again or len(self._queue):
+            self._turn_soon()  # those that nobody wants any more are let go
+            done = asyncio.get_running_loop().create_future()
+            self._idle.append(done)
+            await done
 
     def close(self) -> None:
         """Answer what waits with an error and take no more; a call that runs goes on."""
         self._closed = True
         self._queue.close(_unloaded())
 
-    async def _work(self) -> None:
-        """Make calls until nothing waits."""
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _unloaded()
+
+    def _turn_soon(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        loop = self._loop or asyncio.get_running_loop()
+        self._due = loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Begin the calls that are to begin now."""
+        self._due = None
         try:
-            while len(self._queue):
-                while not self._free:
-                    await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
-                await self._gather()
-                batch = self._queue.take(self._settings.max_rows)
-                if batch and self._alone:
-                    await self._call_or_refuse(batch, self._free[0])
-                elif batch:
-                    self._call_beside(batch, self._free.pop())
+            self._begin_calls()
         except Exception as error:
             # A defect here may not leave anybody waiting for ever.
             self._queue.close(error)
-        finally:
-            self._task = None
+        if self._idle and not (self._running or self._again or len(self._queue)):
+            for done in self._idle:
+                if not done.done():
+                    done.set_result(None)
+            self._idle.clear()
 
-    async def _gather(self) -> None:
-        """Let requests come in, as long as it pays.
+    def _begin_calls(self) -> None:
+        while (lane := self._next_lane()) is not None:
+            if not self._again and self._waits():
+                return
+            batch = [self._again.popleft()] if self._again else self._taken()
+            if not batch:
+                return
+            size = sum([array.size for item in batch for array in item.arrays.values()])
+            if lane.worker.runs_inline(size):
+                self._call_here(batch, lane, size)
+                if self._again or len(self._queue):
+                    # What has come meanwhile goes together, after the answers have left.
+                    self._turn_soon()
+                return
+            self._call_in_thread(batch, lane, size)
 
-        A request that is alone waits for two turns of the loop. Where others come beside it,
-        as many as the last call had are waited for, or until none comes for a while.
-        """
+    def _next_lane(self) -> Lane | None:
+        """Where the next call goes; none where there is none to make, or no room for it."""
+        if not self._again and not len(self._queue):
+            return None
+        for lane in self._lanes:
+            if not lane.calls:
+                return lane
+        if self._may_hand_ahead and self._full():
+            # It cannot grow any more; the thread finds it when it is through with another.
+            (lane,) = self._lanes
+            return lane if lane.calls == 1 else None
+        return None
+
+    def _waits(self) -> bool:
+        """Whether to let the loop run first, or a delay pass; the next turn is due then."""
         settings = self._settings
-        if not settings.max_rows:
-            await asyncio.sleep(0)  # others may go on between two calls
-            return
-        start = seen = time.monotonic()
-        patience_s = QUIET_SECONDS if self._crowd > 1 or self._beside > 0.5 else 0.0
-        turns, full = 0, self._full()
-        while not full and (now := time.monotonic()) - start < GATHER_SECONDS:
-            complete = len(self._queue) >= self._crowd or now - seen >= patience_s
-            if turns >= QUIET_TURNS and complete:
-                break
-            self._arrived.clear()
-            await asyncio.sleep(0)
-            if self._arrived.is_set():
-                turns, seen, full = 0, time.monotonic(), self._full()
-            else:
-                turns += 1
-        if settings.delay_s:
-            await self._delay(settings.delay_s)
+        if not settings.max_rows or self._full():
+            self._since = 0.0
+            return False
+        now = time.monotonic()
+        if self._arrived:
+            self._arrived, self._quiet = False, 0
+            self._since = self._since or now
+        else:
+            self._quiet += 1
+        turns = settings.quiet_turns if self._beside > _CROWDED else 1
+        if self._quiet < turns and now - self._since < GATHER_SECONDS:
+            self._turn_soon()
+            return True
+        if settings.delay_s and self._delayed(now):
+            return True
+        self._since = 0.0
+        return False
 
-    async def _delay(self, delay_s: float) -> None:
-        """Wait until the oldest request has waited long enough, or a call is worth making."""
+    def _delayed(self, now: float) -> bool:
+        """Whether the oldest request has not waited for long enough."""
         oldest = min((item.arrived_ns for item in self._queue), default=None)
         if oldest is None:
-            return
-        end = oldest * 1e-9 + delay_s
-        while not self._full() and (left := end - time.monotonic()) > 0 and len(self._queue):
-            self._arrived.clear()
-            if left < COARSE_SECONDS:
-                await asyncio.sleep(0)
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left - COARSE_SECONDS):
-                    await self._arrived.wait()
+            return False
+        left = oldest * 1e-9 + self._settings.delay_s - now
+        if left <= 0:
+            return False
+        if left < COARSE_SECONDS:
+            self._turn_soon()
+        else:
+            loop = asyncio.get_running_loop()
+            self._due = loop.call_later(left - COARSE_SECONDS, self._turn)
+        return True
 
     def _full(self) -> bool:
         """Whether waiting longer brings nothing."""
-        rows = self._queue.rows()
-        wanted = self._settings.preferred[-1:] or (self._settings.max_rows,)
-        return rows >= min(wanted[0], self._settings.max_rows)
+        most = self._settings.max_rows
+        wanted = min(self._settings.preferred[-1], most) if self._settings.preferred else most
+        return self._queue.rows() >= wanted
 
-    def _call_beside(self, batch: list[Waiting], lane: Lane) -> None:
-        """Start a call and go on; its lane is free again at its end."""
+    def _taken(self) -> list[Waiting]:
+        return self._queue.take(self._settings.max_rows)
 
-        async def call() -> None:
-            try:
-                await self._call_or_refuse(batch, lane)
-            finally:
-                self._free.append(lane)
-
-        task = asyncio.create_task(call())
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
-
-    async def _call_or_refuse(self, batch: list[Waiting], lane: Lane) -> None:
-        """A defect here, or memory that is used up, may not leave anybody waiting for ever."""
-        try:
-            await self._call(batch, lane)
-        except Exception as error:
-            _refuse(batch, error)
-
-    async def _call(self, batch: list[Waiting], lane: Lane) -> None:
+    def _call_here(self, batch: list[Waiting], lane: Lane, size: int) -> None:
         begun = time.monotonic_ns()
-        names = list(dict.fromkeys(name for item in batch for name in item.outputs))
-        arrays = joined([item.arrays for item in batch])
-        size = sum(array.size for array in arrays.values())
-        ready = time.monotonic_ns()
         try:
-            answers, infer_ns = await lane.worker.run(
-                lambda: _timed(lane.run, arrays, names), size, None
-            )
-            done = time.monotonic_ns()
-            parts = [answers] if len(batch) == 1 else parted(answers, [i.rows for i in batch])
+            computed = lane.worker.timed(partial(_compute, batch, lane.run), size)
+            self._answer(batch, computed, begun)
         except Exception as error:
-            await self._failed(batch, error, lane)
-            return
+            self._failed(batch, error)
+
+    def _call_in_thread(self, batch: list[Waiting], lane: Lane, size: int) -> None:
+        begun: list[int] = []
+
+        def call() -> _Computed | None:
+            begun.append(time.monotonic_ns())
+            if all(item.answer.done() for item in batch):
+                return None  # nobody waits for it any more
+            return _compute(batch, lane.run)
+
+        def ended(future: Future[_Computed | None]) -> None:
+            lane.calls -= 1
+            self._running -= 1
+            try:
+                computed = future.result()
+                if computed is not None:
+                    self._answer(batch, computed, begun[0])
+            except Exception as error:
+                self._failed(batch, error)
+            self._turn_soon()
+
+        lane.calls += 1
+        self._running += 1
+        lane.worker.start(call, size, ended)
+
+    def _answer(self, batch: list[Waiting], computed: _Computed, begun: int) -> None:
+        self._answered_ns = time.monotonic_ns()
+        answers = computed.answers
+        parts = [answers] if len(batch) == 1 else parted(answers, [i.rows for i in batch])
+        names = list(answers)
         answered = []
         for item, part in zip(batch, parts, strict=True):
             if not item.answer.done():
-                item.answer.set_result({name: part[name] for name in item.outputs})
+                wanted = item.outputs
+                item.give(part if wanted == names else {name: part[name] for name in wanted})
                 answered.append(begun - item.arrived_ns)
-        self._crowd, self._answered_ns = len(batch), time.monotonic_ns()
         times = CallTimes(
-            rows=sum(item.rows for item in batch),
+            rows=sum([item.rows for item in batch]),
             queue_ns=answered,
-            input_ns=ready - begun,
-            infer_ns=infer_ns,
-            output_ns=time.monotonic_ns() - done,
+            input_ns=computed.input_ns,
+            infer_ns=computed.infer_ns,
+            output_ns=time.monotonic_ns() - computed.done_ns,
         )
-        self.statistics.called(times)
+        self._noted.append(times)
+        if len(self._noted) >= _MOST_NOTED:
+            self._count()
         for item in batch:
             if item.times is not None:
                 item.times.queue_ns, item.times.call = begun - item.arrived_ns, times
 
-    async def _failed(self, batch: list[Waiting], error: Exception, lane: Lane) -> None:
+    def _count(self) -> None:
+        noted, self._noted = self._noted, []
+        for times in noted:
+            self._statistics.called(times)
+
+    def _failed(self, batch: list[Waiting], error: Exception) -> None:
         """A call that fails is its request's own fault only where it was alone in it."""
         if len(batch) > 1 and isinstance(error, TwinportError):
-            for item in batch:
-                if not item.answer.done():
-                    await self._call([item], lane)
+            self._again += [item for item in batch if not item.answer.done()]
             return
-        _refuse(batch, error)
+        for item in batch:
+            if not item.answer.done():
+                item.answer.set_exception(error)
 
 
-def _refuse(batch: list[Waiting], error: Exception) -> None:
-    for item in batch:
-        if not item.answer.done():
-            item.answer.set_exception(error)
-
-
-def _timed(run: Run, arrays: Arrays, names: Sequence[str]) -> tuple[dict[str, Array], int]:
-    """What a call gives, and its nanoseconds where it runs, without the way there and back."""
+def _compute(batch: Sequence[Waiting], run: Run) -> _Computed:
+    """One call for all requests of a batch, here."""
     start = time.monotonic_ns()
+    first = batch[0]
+    if len(batch) == 1:
+        arrays, names = first.arrays, first.outputs
+    else:
+        arrays = joined([item.arrays for item in batch])
+        names = list(dict.fromkeys([name for item in batch for name in item.outputs]))
+    ready = time.monotonic_ns()
     answers = run(arrays, names)
-    return answers, time.monotonic_ns() - start
+    done = time.monotonic_ns()
+    return _Computed(answers, ready - start, done - ready, done)
 
 
 def _reason(error: BaseException) -> Failure:

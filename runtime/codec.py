@@ -15,7 +15,6 @@ import numpy as np
 
 from protos import ModelInferRequest, ModelInferResponse
 from runtime.errors import InvalidInput, Unimplemented
-from runtime.plain_wire import plain_inputs
 from runtime.tensor_bytes import (
     array_from_bytes,
     array_of_strings,
@@ -84,9 +83,6 @@ def arrays_from_request(
         InvalidInput: An input is missing, unknown, there twice, or its type, shape or
             data are not what they must be; the text says both sides.
     """
-    plain = plain_inputs(request, specs)
-    if plain is not None:
-        return plain
     _check_names([tensor.name for tensor in request.inputs], specs)
     regional = False
     for tensor in request.inputs:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import canonical_name, known_backends, open_backend
+from runtime.batching import BatchSettings
 from runtime.errors import InvalidInput, RepositoryError, TwinportError, Unavailable
 from runtime.instances import devices_of
 from runtime.manifest import FILE_NAME, LOAD_OUTPUT, Manifest, read_manifest
@@ -47,12 +48,14 @@ class LoadOptions:
         allow_unproved: Whether a version is served whose proof is missing or fails here.
         verdicts: Where verdicts are kept.
         shadow: Which share of answers is checked; none where no answer is.
+        quiet_turns: See ``BatchSettings``.
     """
 
     backend: BackendOptions
     allow_unproved: bool
     verdicts: VerdictStore
     shadow: ShadowSettings | None = None
+    quiet_turns: int = BatchSettings.quiet_turns
 
 
 def load_version(folder: Path, number: int, config: ServingConfig, options: LoadOptions) -> Model:
@@ -88,6 +91,8 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
         replayed, unproved = next((item for item in verdicts if item[1]), verdicts[0])
         config = replace(config, backend=name)
         record = _record(folder, number, config, manifest, backends[0], artifact.name)
+        batching = replace(record.batching, quiet_turns=options.quiet_turns)
+        record = replace(record, batching=batching)
         for backend in backends:
             warm_up(
                 partial(_answer, backend, record),

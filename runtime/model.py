@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from runtime.backends.base import Backend, BackendIdentity
+from runtime.batch_rows import Shapes
 from runtime.batching import Batcher, BatchSettings, Lane, Run
 from runtime.errors import InvalidInput
 from runtime.manifest import Manifest
@@ -71,7 +73,6 @@ class Model:
         """
         self.record = record
         self.shadow = shadow
-        self.statistics = Statistics()
         self._limits = list(_limits(record))
         self._backends = tuple(backends)
         name = f"{record.name}/{record.version}"
@@ -80,9 +81,9 @@ class Model:
             for number, backend in enumerate(backends)
         ]
         self._workers = [lane.worker for lane in lanes]
-        self._batcher = Batcher(lanes, record.batching, self.statistics)
+        self._batcher = Batcher(lanes, record.batching, Statistics())
 
-    async def infer(
+    def infer(
         self,
         arrays: Mapping[str, Array],
         outputs: Sequence[str],
@@ -90,7 +91,9 @@ class Model:
         *,
         priority: int = 0,
         timeout_s: float = 0.0,
-    ) -> dict[str, Array]:
+        shapes: Shapes | None = None,
+        finish: Callable[[dict[str, Array]], Any] | None = None,
+    ) -> Awaitable[Any]:
         """Answer one request, together with others where requests can be joined.
 
         Args:
@@ -99,22 +102,42 @@ class Model:
             deadline: On the clock of ``time.monotonic``.
             priority: Level in the queue, 1 the highest; 0 is the model's default.
             timeout_s: Longest time in the queue; 0 is the model's own limit.
+            shapes: Of the inputs without axis 0, where ``check_sizes`` has seen them.
+            finish: Makes the answer of the outputs wanted.
 
         Returns:
-            The outputs wanted; read-only, for they may share memory with other answers.
+            To wait for: the outputs wanted by name, read-only, for they may share memory with
+            those of others; or what ``finish`` makes of them.
 
         Raises:
             InvalidInput: The batch or another free axis is outside of what the model takes.
             DeadlineExceeded: The time was over before the answer was there.
             ResourceExhausted: The queue is full.
         """
-        self._check_sizes(arrays)
+        if shapes is None:
+            self.check_sizes({name: array.shape for name, array in arrays.items()})
         shadow = self.shadow
-        if shadow is None or not shadow.draws():
-            return await self._batcher.submit(
-                arrays, outputs, deadline, priority=priority, timeout_s=timeout_s
+        if shadow is not None and shadow.draws():
+            answer = self._shadowed(
+                shadow, arrays, outputs, deadline, priority=priority, timeout_s=timeout_s
             )
-        answers = await self._batcher.submit(
+            return answer if finish is None else _finished(answer, finish)
+        return self._batcher.submit(
+            arrays, outputs, deadline,
+            priority=priority, timeout_s=timeout_s, shapes=shapes, finish=finish,
+        )  # fmt: skip
+
+    async def _shadowed(
+        self,
+        shadow: Shadow,
+        arrays: Mapping[str, Array],
+        outputs: Sequence[str],
+        deadline: float | None,
+        *,
+        priority: int,
+        timeout_s: float,
+    ) -> dict[str, Array]:
+        answers: dict[str, Array] = await self._batcher.submit(
             arrays, shadow.outputs_with_load(outputs), deadline,
             priority=priority, timeout_s=timeout_s,
         )  # fmt: skip
@@ -122,6 +145,11 @@ class Model:
         # The reference is the artifact again, in its own shapes.
         shadow.offer(reshapes.fed(arrays), reshapes.unsent(answers))
         return {name: answers[name] for name in outputs}
+
+    @property
+    def statistics(self) -> Statistics:
+        """What it did so far."""
+        return self._batcher.statistics
 
     @property
     def busy(self) -> bool:
@@ -148,11 +176,16 @@ class Model:
         for backend in self._backends:
             backend.close()
 
-    def _check_sizes(self, arrays: Mapping[str, Array]) -> None:
+    def check_sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse sizes of free axes that the model does not take; ``shapes`` of all inputs.
+
+        Raises:
+            InvalidInput: The text says which and how much.
+        """
         record = self.record
         most = record.max_batch_size
         for name, limits in self._limits:
-            sizes = arrays[name].shape
+            sizes = shapes[name]
             if most and not 1 <= sizes[0] <= most:
                 raise InvalidInput(
                     f"input '{name}' has a batch of {sizes[0]}; "
@@ -164,6 +197,12 @@ class Model:
                         f"input '{name}' has {axis} = {sizes[place]}; "
                         f"model '{record.name}' was exported for {low} to {high}"
                     )
+
+
+async def _finished(
+    answer: Awaitable[dict[str, Array]], finish: Callable[[dict[str, Array]], Any]
+) -> Any:
+    return finish(await answer)
 
 
 def _limits(record: ModelRecord) -> Iterator[tuple[str, list[tuple[int, str, int, int]]]]:

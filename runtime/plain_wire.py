@@ -1,27 +1,26 @@
-"""The usual request and the usual answer, on the short way.
+"""The usual answer, on the short way: arrays of numbers, most of it the same as the last one.
 
-Nearly every request brings each input once, as raw numbers that fit, and wants arrays back.
-These two are most of what the service does itself for such a request; everything else, and
-every error, goes the long way of ``runtime/codec.py``.
+Requests have theirs in ``runtime/request_forms.py``; what is unusual goes the long way of
+``runtime/codec.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from protos import ModelInferRequest, ModelInferResponse
-from runtime.tensors import BY_WIRE, Array, TensorSpec
+from protos import ModelInferResponse
+from runtime.tensors import BY_WIRE, Array
 
-_NUMBERS = {
-    wire: (dtype.name, np.dtype(dtype.name).newbyteorder("<"))
+NUMBERS = {
+    wire: np.dtype(dtype.name).newbyteorder("<")
     for wire, dtype in BY_WIRE.items()
     if dtype.name not in ("bool", "string")
 }
 """Types of which any bytes are good elements, by their name on the wire."""
-_WIRE_OF_CODE = {dtype.str: wire for wire, (_, dtype) in _NUMBERS.items()}
+_WIRE_OF_CODE = {dtype.str: wire for wire, dtype in NUMBERS.items()}
 """By NumPy's code, which says the order of bytes too."""
 _MOST_HEADS = 1024
 _FIELDS = ModelInferResponse.DESCRIPTOR.fields_by_name
@@ -31,49 +30,8 @@ _ID, _RAW = (
     bytes([_FIELDS[name].number << 3 | _DELIMITED]) for name in ("id", "raw_output_contents")
 )
 
-_Form: TypeAlias = tuple[str, str, tuple[int, ...]]
-"""An output's name, NumPy's code of its type, its shape."""
-
-
-def plain_inputs(
-    request: ModelInferRequest, specs: Mapping[str, TensorSpec]
-) -> dict[str, Array] | None:
-    """The inputs of a request; none where anything about them is unusual or wrong.
-
-    Args:
-        request: What a client sent.
-        specs: Every input of the model by name.
-
-    Returns:
-        An array for each input, in the order of ``specs``, all of them read-only views of
-        the message's bytes.
-    """
-    tensors, buffers = request.inputs, request.raw_input_contents
-    if not len(tensors) == len(buffers) == len(specs):
-        return None
-    arrays: dict[str, Array] = {}
-    sizes: dict[str, int] = {}
-    for tensor, data in zip(tensors, buffers, strict=True):
-        spec = specs.get(tensor.name)
-        numbers = _NUMBERS.get(tensor.datatype)
-        if spec is None or numbers is None or numbers[0] != spec.dtype:
-            return None
-        if tensor.parameters or tensor.HasField("contents") or spec.name in arrays:
-            return None
-        shape = tuple(tensor.shape)
-        if len(shape) != len(spec.shape):
-            return None
-        wanted = numbers[1].itemsize
-        for size, axis in zip(shape, spec.shape, strict=True):
-            expected = axis if isinstance(axis, int) else sizes.setdefault(axis, size)
-            # With an axis of 0 the others may be larger than NumPy bears.
-            if size != expected or size < 1:
-                return None
-            wanted *= size
-        if wanted != len(data):
-            return None
-        arrays[spec.name] = np.ndarray(shape, numbers[1], data)
-    return arrays if len(arrays) == 1 else {name: arrays[name] for name in specs}
+_Form: TypeAlias = tuple[str, "np.dtype[Any]", tuple[int, ...]]
+"""An output's name, type and shape."""
 
 
 class PlainAnswers:
@@ -97,7 +55,7 @@ class PlainAnswers:
             version: The version that answered.
             request_id: The client's id, sent back as it came.
         """
-        forms = tuple([(name, array.dtype.str, array.shape) for name, array in arrays.items()])
+        forms = tuple([(name, array.dtype, array.shape) for name, array in arrays.items()])
         head = self._heads.get((model, version, forms)) or self._head(model, version, forms)
         if not head:
             return None
@@ -111,11 +69,11 @@ class PlainAnswers:
 
     def _head(self, model: str, version: int, forms: tuple[_Form, ...]) -> bytes:
         """What comes before id and data; empty where a type is no plain number."""
-        if any(code not in _WIRE_OF_CODE for _, code, _ in forms):
+        if any(dtype.str not in _WIRE_OF_CODE for _, dtype, _ in forms):
             return b""
         response = ModelInferResponse(model_name=model, model_version=str(version))
-        for name, code, shape in forms:
-            response.outputs.add(name=name, datatype=_WIRE_OF_CODE[code], shape=shape)
+        for name, dtype, shape in forms:
+            response.outputs.add(name=name, datatype=_WIRE_OF_CODE[dtype.str], shape=shape)
         if len(self._heads) >= _MOST_HEADS:
             self._heads.clear()
         head = self._heads[model, version, forms] = response.SerializeToString()

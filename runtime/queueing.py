@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from runtime.batch_rows import Arrays, Shapes, rows_of, shapes_below
 from runtime.errors import ResourceExhausted
@@ -70,7 +71,7 @@ class QueueSettings:
         return self.policies.get(level, self.policy)
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class Waiting:
     """One request that waits.
 
@@ -84,47 +85,61 @@ class Waiting:
         answer: Done as soon as nobody has to compute it any more.
         rows: Size of axis 0.
         shapes: Of the inputs, without axis 0.
+        times: Where to write what took how long, where somebody wants to know.
         taken: Whether it waits no longer.
         timer: What ends the wait for the answer.
+        finish: Makes the answer of the outputs; none leaves them as they are.
     """
 
     arrays: Arrays
     outputs: Sequence[str]
     deadline: float | None
-    level: int
     arrived_ns: int
     patience: float | None
     rejectable: bool
-    answer: asyncio.Future[dict[str, Array]]
-    rows: int = 0
-    shapes: Shapes = ()
-    taken: bool = False
-    timer: asyncio.Timeout | None = None
+    answer: asyncio.Future[Any]
+    rows: int
+    shapes: Shapes
     times: RequestTimes | None = None
+    taken: bool = False
+    timer: asyncio.TimerHandle | None = None
+    finish: Callable[[dict[str, Array]], Any] | None = None
 
-    def __post_init__(self) -> None:
-        """Measure it once."""
-        self.rows, self.shapes = rows_of(self.arrays), shapes_below(self.arrays)
+    def give(self, outputs: dict[str, Array]) -> None:
+        """Answer it."""
+        if self.finish is None:
+            self.answer.set_result(outputs)
+            return
+        try:
+            self.answer.set_result(self.finish(outputs))
+        except Exception as error:
+            self.answer.set_exception(error)
 
-    def left(self) -> float | None:
-        """Seconds until it is answered with an error; none where it may wait for ever."""
+    def watch_time(self) -> None:
+        """End the wait in time, where there is a limit to it."""
         ends = [end for end in (self.deadline, self._patience()) if end is not None]
-        return min(ends) - time.monotonic() if ends else None
-
-    def ends_with(self) -> str:
-        """What is over first while it waits."""
-        patience = self._patience()
-        late = patience is not None and (self.deadline is None or patience < self.deadline)
-        return QUEUE_TIME if late else DEADLINE
+        if ends:
+            left = max(0.0, min(ends) - time.monotonic())
+            self.timer = asyncio.get_running_loop().call_later(left, self._end)
 
     def take(self) -> None:
         """It is being computed: from now on its deadline alone counts."""
         hurried = self._patience() is not None
         self.taken = True
         if hurried and self.timer is not None:
-            left = None if self.deadline is None else self.deadline - time.monotonic()
-            loop = asyncio.get_running_loop()
-            self.timer.reschedule(None if left is None else loop.time() + left)
+            self.timer.cancel()
+            self.timer = None
+            self.watch_time()
+
+    def _end(self) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(too_late(DEADLINE if self.taken else self._ends_with()))
+
+    def _ends_with(self) -> str:
+        """What is over first while it waits."""
+        patience = self._patience()
+        late = patience is not None and (self.deadline is None or patience < self.deadline)
+        return QUEUE_TIME if late else DEADLINE
 
     def _patience(self) -> float | None:
         return self.patience if self.rejectable and not self.taken else None
@@ -135,12 +150,18 @@ class RequestQueue:
 
     def __init__(self, settings: QueueSettings) -> None:
         self._settings = settings
+        self._plain: deque[Waiting] | None = None
+        """The one level there is, where there are no rules; most models have none."""
         self._levels: dict[int, deque[Waiting]] = {}
+        if settings == QueueSettings():
+            self._plain = self._levels.setdefault(settings.default_level, deque())
         self._delayed: deque[Waiting] = deque()
         self._joinable: int | None = 0
         """What ``rows`` gives; none where it is to be counted again."""
 
     def __len__(self) -> int:
+        if self._plain is not None:
+            return len(self._plain)
         return sum(map(len, self._levels.values())) + len(self._delayed)
 
     def __iter__(self) -> Iterator[Waiting]:
@@ -153,39 +174,49 @@ class RequestQueue:
         arrays: Arrays,
         outputs: Sequence[str],
         deadline: float | None,
+        answer: asyncio.Future[Any],
         *,
         priority: int = 0,
         timeout_s: float = 0.0,
+        shapes: Shapes | None = None,
     ) -> Waiting:
-        """Let a request wait.
+        """Let a request wait; ``shapes`` are its inputs' without axis 0, where they are known.
 
         Raises:
             ResourceExhausted: Its level is full.
         """
-        level = self._settings.level(priority)
-        policy = self._settings.policy_of(level)
-        queue = self._levels.setdefault(level, deque())
-        if policy.max_queue_size and len(queue) >= policy.max_queue_size:
-            self.drop_dead()
-            if len(queue) >= policy.max_queue_size:
-                raise ResourceExhausted(
-                    f"{len(queue)} requests wait already, which is all that max_queue_size "
-                    "allows; send it later"
-                )
         now_ns = time.monotonic_ns()
-        now = now_ns * 1e-9
-        wait_s = policy.wait_s(timeout_s)
-        answer: asyncio.Future[dict[str, Array]] = asyncio.get_running_loop().create_future()
+        patience, rejectable, queue = None, True, self._plain
+        if queue is None:
+            level = self._settings.level(priority)
+            policy = self._settings.policy_of(level)
+            queue = self._room_in(level, policy.max_queue_size)
+            wait_s = policy.wait_s(timeout_s)
+            patience = now_ns * 1e-9 + wait_s if wait_s else None
+            rejectable = not policy.delay_on_timeout
         waiting = Waiting(
-            arrays, outputs, deadline, level, now_ns, now + wait_s if wait_s else None,
-            not policy.delay_on_timeout, answer, times=WATCHED.get(),
+            arrays, outputs, deadline, now_ns, patience, rejectable, answer, rows_of(arrays),
+            shapes_below(arrays) if shapes is None else shapes, WATCHED.get(),
         )  # fmt: skip
+        if deadline is not None or patience is not None:
+            waiting.watch_time()
         if self._settings.levels or self._delayed:
             self._joinable = None
         elif self._joinable is not None and (not queue or queue[0].shapes == waiting.shapes):
             self._joinable += waiting.rows
         queue.append(waiting)
         return waiting
+
+    def _room_in(self, level: int, most: int) -> deque[Waiting]:
+        queue = self._levels.setdefault(level, deque())
+        if most and len(queue) >= most:
+            self.drop_dead()
+            if len(queue) >= most:
+                raise ResourceExhausted(
+                    f"{len(queue)} requests wait already, which is all that max_queue_size "
+                    "allows; send it later"
+                )
+        return queue
 
     def drop_dead(self) -> None:
         """Let go of what nobody waits for any more, and reject what waited too long."""
@@ -272,7 +303,8 @@ class RequestQueue:
         for item in list(self):
             if not item.answer.done():
                 item.answer.set_exception(error)
-        self._levels.clear()
+        for queue in self._levels.values():
+            queue.clear()
         self._delayed.clear()
         self._joinable = 0
 

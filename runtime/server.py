@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -22,7 +23,7 @@ from runtime.repository import POLL, Repository
 from runtime.servicer import Servicer
 from runtime.settings import ServerSettings
 from runtime.shadow.settings import ShadowSettings
-from runtime.transports.base import SEND_SECONDS, Transport
+from runtime.transports.base import QUIET_TURNS, SEND_SECONDS, Transport
 from runtime.verdicts import VerdictStore
 from runtime.versions import State, Version
 
@@ -126,6 +127,9 @@ class Life:
             if entry.wanted and not entry.versions:
                 self._report(f"not ready: {entry.name}: {entry.complaint()}")
         ready = sum(bool(entry.ready()) for entry in repository.entries.values())
+        # What was loaded stays; looking through it again and again would hold requests up.
+        gc.collect()
+        gc.freeze()
         self._report(f"{ready} of {len(repository.entries)} models ready")
         if self._settings.model_control == POLL:
             self._following = asyncio.create_task(repository.follow(self._settings.poll_seconds))
@@ -171,6 +175,7 @@ def open_repository(settings: ServerSettings) -> Repository:
         settings.unproved == "allow",
         VerdictStore(settings.state),
         ShadowSettings(settings.shadow, settings.shadow_action, settings.shadow_seed),
+        QUIET_TURNS[settings.transport],
     )
     return Repository(
         settings.repository,

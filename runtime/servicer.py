@@ -123,10 +123,10 @@ class Servicer:
             TwinportError: The call failed; status and text are for the client.
         """
         start = time.monotonic()
+        self._running.enter()
         try:
-            with self._running:
-                check_deadline(call.deadline)
-                return await self._unary[method](payload, call)
+            check_deadline(call.deadline)
+            return await self._unary[method](payload, call)
         except (TwinportError, asyncio.CancelledError) as error:
             self._note(method, error, start, payload)
             raise
@@ -134,6 +134,8 @@ class Servicer:
             failure = unexpected(method, error)
             self._note(method, failure, start, payload)
             raise failure from error
+        finally:
+            self._running.leave()
 
     async def stream(
         self, method: str, payloads: AsyncIterator[bytes], call: Call

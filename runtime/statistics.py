@@ -74,6 +74,7 @@ class CallTimes:
         input_ns: Joining the inputs.
         infer_ns: The backend's own.
         output_ns: Parting the outputs.
+        ended_ns: When it ended, since the epoch.
     """
 
     rows: int
@@ -81,6 +82,7 @@ class CallTimes:
     input_ns: int
     infer_ns: int
     output_ns: int
+    ended_ns: int = field(default_factory=time.time_ns)
 
     @property
     def requests(self) -> int:
@@ -163,7 +165,7 @@ class Statistics:
         compute_ns = call.compute_ns
         self.inferences += call.rows
         self.executions += 1
-        self.last_ms = time.time_ns() // 1_000_000
+        self.last_ms = max(self.last_ms, call.ended_ns // 1_000_000)
         self.batch_rows.observe(call.rows)
         times = self.batches.get(call.rows)
         if times is None:

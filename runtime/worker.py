@@ -13,8 +13,10 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from runtime.cores import roam
 from runtime.errors import DeadlineExceeded
 
 INLINE_LIMIT_S = 700e-6
@@ -26,6 +28,9 @@ running beside them.
 """
 _NEWEST = 0.2
 """Weight of the newest call in what the next one is expected to take."""
+_DOUBTED = 0.02
+"""The same, where it took longer than expected and less than this:"""
+_CERTAIN_S = 10 * INLINE_LIMIT_S
 
 _DEADLINE = "the deadline of the request"
 
@@ -36,7 +41,7 @@ class Worker:
     """One thread, and what it has learned of the duration of its calls."""
 
     def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=roam)
         self._pending: set[Future[Any]] = set()
         self._seconds: dict[int, float] = {}
         """Of calls by the bits of their size."""
@@ -50,46 +55,40 @@ class Worker:
         """Whether a call of this size would run on the event loop now."""
         return not self._pending and self._expected_s(size) < INLINE_LIMIT_S
 
-    async def run(self, call: Callable[[], T], size: int, deadline: float | None) -> T:
-        """Run one call, after all that wait already.
+    def start(self, call: Callable[[], T], size: int, ended: Callable[[Future[T]], None]) -> None:
+        """Run one call in the thread, after all that wait there already.
 
         Args:
-            call: What to run; when cancelled before it has begun it never runs.
+            call: What to run.
             size: How much it has to do, in elements of its inputs.
-            deadline: On the clock of ``time.monotonic``.
-
-        Raises:
-            DeadlineExceeded: The time was over before the call began or ended.
+            ended: Told of its end, on the event loop that runs now.
         """
-        check_deadline(deadline)
-        if self.runs_inline(size):
-            return self._timed(call, size)
-        future = self._pool.submit(self._in_time, call, size, deadline)
-        # It stays pending when the caller gives up: the thread is not free before its end.
+        loop = asyncio.get_running_loop()
+        future = self._pool.submit(self.timed, call, size)
         self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
-        left = None if deadline is None else deadline - time.monotonic()
-        try:
-            async with asyncio.timeout(left):
-                return await asyncio.wrap_future(future)
-        except TimeoutError as error:
-            raise too_late(_DEADLINE) from error
+
+        def tell(done: Future[T]) -> None:
+            self._pending.discard(done)
+            # A loop that is closed has nobody left who waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(ended, done)
+
+        future.add_done_callback(tell)
 
     def close(self) -> None:
         """Take no more calls and drop those that wait; one that runs goes on to its end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _in_time(self, call: Callable[[], T], size: int, deadline: float | None) -> T:
-        check_deadline(deadline)
-        return self._timed(call, size)
-
-    def _timed(self, call: Callable[[], T], size: int) -> T:
+    def timed(self, call: Callable[[], T], size: int) -> T:
+        """Run one call here, and learn how long it takes."""
         start = time.perf_counter()
         result = call()
         measured = time.perf_counter() - start
         bits = size.bit_length()
         known = self._seconds.get(bits, measured)
-        self._seconds[bits] = known + _NEWEST * (measured - known)
+        # Most of what makes a call a little slower is a wait for a lock or a core.
+        doubted = known < measured < _CERTAIN_S
+        self._seconds[bits] = known + (_DOUBTED if doubted else _NEWEST) * (measured - known)
         return result
 
     def _expected_s(self, size: int) -> float:

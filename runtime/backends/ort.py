@@ -68,6 +68,9 @@ class OrtBackend:
         self._session: Any = _session(model, provider, options)
         self._inputs = {arg.name: _spec(arg) for arg in self._session.get_inputs()}
         self._outputs = {arg.name: _spec(arg) for arg in self._session.get_outputs()}
+        self._all, self._some = ort.RunOptions(), ort.RunOptions()
+        # Else the nodes of outputs that nobody wants run too.
+        self._some.only_execute_path_to_fetches = True
         self._identity = BackendIdentity(
             "onnxruntime", provider, _device_name(options.device), f"onnxruntime {ort.__version__}"
         )
@@ -100,9 +103,7 @@ class OrtBackend:
             raise Unavailable("the session is closed; load the model again")
         names = list(self._outputs) if outputs is None else list(outputs)
         feed = {name: self._fed(name, array) for name, array in arrays.items()}
-        run_options = ort.RunOptions()
-        # Else the nodes of outputs that nobody wants run too.
-        run_options.only_execute_path_to_fetches = len(names) < len(self._outputs)
+        run_options = self._some if len(names) < len(self._outputs) else self._all
         results = _translated(
             lambda: self._run(self._session, names, feed, run_options), InvalidInput
         )
@@ -115,7 +116,8 @@ class OrtBackend:
         spec = self._inputs.get(name)
         if spec is not None and spec.dtype == "string":
             return _decoded(array, name)
-        return np.asarray(array, order="C")  # ascontiguousarray gives a scalar an axis
+        # What came over the wire may lie anywhere. (ascontiguousarray gives a scalar an axis.)
+        return np.asarray(array, order="C") if array.flags.aligned else array.copy(order="C")
 
     def close(self) -> None:
         """Drop the session; its memory goes back with it."""

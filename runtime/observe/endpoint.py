@@ -15,6 +15,7 @@ from socketserver import TCPServer
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from runtime.cores import roam
 from runtime.errors import InvalidInput
 from runtime.observe.collector import CONTENT_TYPE
 
@@ -55,10 +56,12 @@ class MetricsEndpoint:
             ) from error
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._server.server_address[1]}{PATH}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="metrics", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        roam()
+        self._server.serve_forever()
 
     def __enter__(self) -> Self:
         return self

@@ -46,14 +46,22 @@ class Running:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
+        """Something begins."""
         self.count += 1
         self._idle.clear()
 
-    def __exit__(self, *_error: object) -> None:
+    def leave(self) -> None:
+        """It has ended."""
         self.count -= 1
         if not self.count:
             self._idle.set()
+
+    def __enter__(self) -> None:
+        self.enter()
+
+    def __exit__(self, *_error: object) -> None:
+        self.leave()
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """Wait until nothing runs; False where something still does after ``timeout_s``."""

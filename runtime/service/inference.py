@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import NamedTuple
 
 from protos import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
@@ -15,6 +16,7 @@ from runtime.observe.failures import FailureLog, RequestNames
 from runtime.observe.tracing import Tracer
 from runtime.plain_wire import PlainAnswers
 from runtime.repository import Repository
+from runtime.request_forms import Forms
 from runtime.request_parameters import priority_of, timeout_s_of
 from runtime.service.call import Call, Running, parsed, unexpected
 from runtime.service.outputs import Wanted, response_with, wanted_outputs
@@ -65,15 +67,31 @@ class Inference:
         self._running = running
         self._failures = failures
         self._plain = PlainAnswers()
+        self._forms = Forms()
+        self._short_way = tracer is None  # a span wants to know more of a request
         self._answer: Infer[Serialised] = self._infer_unary
         self._answer_streamed: Infer[ModelInferResponse] = self._infer
         if tracer is not None:
             self._answer = traced(tracer, "ModelInfer", self._infer_unary)
             self._answer_streamed = traced(tracer, _STREAM, self._infer)
 
-    async def unary(self, payload: bytes, call: Call) -> bytes:
+    def unary(self, payload: bytes, call: Call) -> Awaitable[bytes]:
         """Answer ``ModelInfer``."""
         self._check_open()
+        usual = self._forms.read(payload) if self._short_way else None
+        if usual is None:
+            return self._unusual(payload, call)
+        model = self._repository.model(usual.form.model_name, usual.form.model_version)
+        fit = usual.form.fit(model)
+        arrays = usual.arrays(fit, payload) if fit is not None else None
+        if fit is None or arrays is None:
+            return self._unusual(payload, call)
+        return model.infer(
+            arrays, fit.outputs, call.deadline, shapes=fit.shapes,
+            finish=partial(self._serialised, model.record, usual.request_id),
+        )  # fmt: skip
+
+    async def _unusual(self, payload: bytes, call: Call) -> bytes:
         return (await self._answer(parsed(ModelInferRequest, payload), call)).data
 
     async def stream(
@@ -123,14 +141,21 @@ class Inference:
 
     async def _infer_unary(self, request: ModelInferRequest, call: Call) -> Serialised:
         record, answers, special = await self._answers(request, call)
-        data = None
-        if not special:
-            data = self._plain.answer(
-                answers, model=record.name, version=record.version, request_id=request.id
-            )
-        if data is None:
+        if special:
             data = response_with(answers, special, record, request.id).SerializeToString()
+        else:
+            data = self._serialised(record, request.id, answers)
         return Serialised(str(record.version), data)
+
+    def _serialised(
+        self, record: ModelRecord, request_id: str, answers: Mapping[str, Array]
+    ) -> bytes:
+        data = self._plain.answer(
+            answers, model=record.name, version=record.version, request_id=request_id
+        )
+        if data is None:
+            data = response_with(answers, {}, record, request_id).SerializeToString()
+        return data
 
     async def _infer(self, request: ModelInferRequest, call: Call) -> ModelInferResponse:
         record, answers, special = await self._answers(request, call)

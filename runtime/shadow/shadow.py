@@ -19,6 +19,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from runtime.cores import roam
 from runtime.errors import TwinportError
 from runtime.manifest import LOAD_OUTPUT
 from runtime.shadow.comparison import Comparison, compare
@@ -185,6 +186,7 @@ class Shadow:
             self._thread.join(_END_SECONDS)
 
     def _work(self) -> None:
+        roam()
         with suppress(OSError, AttributeError):
             # On Linux this is the thread's own.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -10,14 +10,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
 from runtime.errors import DeadlineExceeded, TwinportError, Unimplemented
 from runtime.servicer import Call, Servicer
 from runtime.transports.base import details_of
-from runtime.transports.messages import LOOK_SECONDS, Event, Gone, Messages, Receive, one_message
+from runtime.transports.messages import (
+    LOOK_SECONDS,
+    Event,
+    Gone,
+    Messages,
+    Receive,
+    one_message,
+    whole_message,
+)
 from runtime.transports.wire import (
     ENCODINGS,
     UnknownEncoding,
@@ -57,6 +65,35 @@ class Body(NamedTuple):
     compress: bool
 
 
+Headers = list[tuple[bytes, bytes]]
+
+
+class Head(NamedTuple):
+    """What the headers of a request say.
+
+    Attributes:
+        problem: The HTTP status and the text for what is no request of gRPC.
+        encoding: How messages that are marked as compressed are.
+        compress: Whether the answer is to be compressed.
+        metadata: What the client sends along.
+        timeout: ``grpc-timeout`` as it came.
+        plain: Whether there is neither metadata nor timeout.
+    """
+
+    problem: tuple[int, str] | None = None
+    encoding: bytes = b"identity"
+    compress: bool = False
+    metadata: tuple[tuple[str, str | bytes], ...] = ()
+    timeout: bytes | None = None
+    plain: bool = True
+
+    def call(self) -> Call:
+        """The same for the service; its deadline counts from now."""
+        if self.timeout is None:
+            return Call(None, self.metadata)
+        return Call(time.monotonic() + seconds_of(self.timeout), self.metadata)
+
+
 class GrpcApp:
     """Answers requests of ASGI (``http`` scopes) through a servicer."""
 
@@ -73,11 +110,14 @@ class GrpcApp:
         self._unary = frozenset(servicer.unary_methods)
         self._streams = frozenset(servicer.stream_methods)
         self._limit = max_message
+        self._large = min(LARGE, max_message)
         self._compress = compress
         self._waiting: dict[asyncio.Task[Any], tuple[Receive, float]] = {}
         self._looks: dict[asyncio.Task[Any], asyncio.Future[Event]] = {}
         self._streaming: set[asyncio.Task[Any]] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._last: tuple[Headers, Head] = ([], Head())
         self._sending = 0
 
     @property
@@ -87,57 +127,76 @@ class GrpcApp:
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        headers = dict(scope["headers"])
         # Sending fails with an OSError, and a request is cancelled, where the client has left.
-        with suppress(Gone, OSError, asyncio.CancelledError):
-            problem = _no_grpc(headers, scope["http_version"])
-            if problem:
-                await _refuse(send, *problem)
+        try:
+            head = self._head(scope["headers"], scope["http_version"])
+            if head.problem:
+                await _refuse(send, *head.problem)
                 return
             try:
-                await self._answer(scope, headers, receive, send)
+                if head.encoding != b"identity":
+                    check_encoding(head.encoding)
+                method = scope["path"]
+                if method in self._unary:
+                    await self._one(method, head, receive, send)
+                elif method in self._streams:
+                    body = Body(receive, head.encoding, head.compress)
+                    await self._stream(method, head.call(), body, send)
+                else:
+                    raise Unimplemented(
+                        f"{method[:200]} is not served here; reflection lists what is"
+                    )
             except TwinportError as error:
                 await _send_error(send, error)
+        except (Gone, OSError, asyncio.CancelledError):
+            return
 
-    async def _answer(
-        self, scope: Event, headers: dict[bytes, bytes], receive: Receive, send: Send
-    ) -> None:
-        method = scope["path"]
-        encoding = headers.get(b"grpc-encoding", b"identity")
-        if encoding != b"identity":
-            check_encoding(encoding)
-        call = _call(scope["headers"], headers.get(b"grpc-timeout"))
-        compress = (self._compress or encoding != b"identity") and (
-            b"gzip" in headers.get(b"grpc-accept-encoding", b"")
-        )
-        if method in self._unary:
-            payload = await one_message(receive, encoding, self._limit)
-            answer = await self._unary_answer(method, payload, call, receive)
-            await self._send_one(send, answer, compress)
-        elif method in self._streams:
-            await self._stream(method, call, Body(receive, encoding, compress), send)
-        else:
-            raise Unimplemented(f"{method[:200]} is not served here; reflection lists what is")
+    def _head(self, headers: Headers, version: str) -> Head:
+        """What the headers say; most requests have those of the one before."""
+        if headers == self._last[0] and version == "2":
+            return self._last[1]
+        head = _head(headers, version, always=self._compress)
+        if head.timeout is None and version == "2":
+            self._last = headers, head
+        return head
 
-    async def _unary_answer(
-        self, method: str, payload: bytes, call: Call, receive: Receive
-    ) -> bytes:
-        task = asyncio.current_task()
+    async def _one(self, method: str, head: Head, receive: Receive, send: Send) -> None:
+        """Answer a call with one message each way."""
+        event = await receive()
+        payload = whole_message(event)
+        if payload is None or len(payload) > self._limit:
+            payload = await one_message(receive, event, head.encoding, self._limit)
+        # Kept, because Python asks the system for its process id each time it looks.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None, "a request runs as a task"
         self._waiting[task] = receive, time.monotonic() + LOOK_SECONDS
         if self._looking is None:
-            self._looking = asyncio.create_task(self._look_after_clients())
+            self._looking = loop.create_task(self._look_after_clients())
         try:
-            if call.deadline is None:
-                return await self._servicer.unary(method, payload, call)
+            if head.plain:
+                answer = await self._servicer.unary(method, payload, _PLAIN)
+            else:
+                answer = await self._in_time(method, payload, head.call())
+        finally:
+            del self._waiting[task]
+        if head.compress or len(answer) >= self._large:
+            await self._send_large(send, answer, head.compress)
+            return
+        await send(_START)
+        await send({"type": _BODY, "body": framed(answer)})
+        await send(_OK)
+
+    async def _in_time(self, method: str, payload: bytes, call: Call) -> bytes:
+        if call.deadline is None:
+            return await self._servicer.unary(method, payload, call)
+        try:
             async with asyncio.timeout(call.deadline - time.monotonic()):
                 return await self._servicer.unary(method, payload, call)
         except TimeoutError as error:
             raise _too_late() from error
-        finally:
-            del self._waiting[task]
 
-    async def _send_one(self, send: Send, answer: bytes, compress: bool) -> None:
+    async def _send_large(self, send: Send, answer: bytes, compress: bool) -> None:
         check_length(len(answer), self._limit, "an answer")
         body = framed_gzip(answer) if compress else framed(answer)
         await send(_START_GZIP if compress else _START)
@@ -263,11 +322,20 @@ def _seen(sent: asyncio.Future[None]) -> None:
         sent.exception()
 
 
-def _call(headers: list[tuple[bytes, bytes]], timeout: bytes | None) -> Call:
+def _head(headers: Headers, version: str, *, always: bool) -> Head:
+    """Read the headers; ``always`` compresses answers for every client that takes it."""
+    found = dict(headers)
+    problem = _no_grpc(found, version)
+    if problem:
+        return Head(problem)
+    encoding = found.get(b"grpc-encoding", b"identity")
+    accepted = b"gzip" in found.get(b"grpc-accept-encoding", b"")
     metadata = metadata_of(headers)
-    if timeout is None:
-        return Call(None, metadata) if metadata else _PLAIN
-    return Call(time.monotonic() + seconds_of(timeout), metadata)
+    timeout = found.get(b"grpc-timeout")
+    return Head(
+        None, encoding, accepted and (always or encoding != b"identity"), metadata, timeout,
+        timeout is None and not metadata,
+    )  # fmt: skip
 
 
 def _too_late() -> DeadlineExceeded:

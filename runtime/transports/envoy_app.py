@@ -15,9 +15,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from runtime.cores import SharedCore, roam, threads_named
 from runtime.errors import TwinportError
 from runtime.observe.failures import use_json_lines
 from runtime.server import Life
@@ -34,6 +36,8 @@ LOOK_SECONDS = 0.002
 """How often it is looked whether Envoy listens, and whether answers have left."""
 QUIET_LOOKS = 3
 """Looks in a row without bytes to send after which all have left."""
+_NAMELESS = "envoy"
+"""What threads are called that nobody gave a name: as the program."""
 EXIT_SECONDS = 2.0
 """Time for Envoy to end by itself."""
 
@@ -106,6 +110,7 @@ class EnvoyTransport:
         )
         self._host = settings.host
         self._port = 0
+        self._core: SharedCore | None = None
 
     async def start(self) -> str:
         """Wait until Envoy listens, which it begins to once the life span has begun."""
@@ -113,10 +118,24 @@ class EnvoyTransport:
         while not (ports := listening_ports() - others):
             await asyncio.sleep(LOOK_SECONDS)
         self._port = ports.pop()
+        self._share_core()
         return address_text(self._host, self._port)
+
+    def _share_core(self) -> None:
+        """Bring the event loop together with the thread that hands it what Envoy reads."""
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=roam))
+        own = {os.getpid(), *(thread.native_id for thread in threading.enumerate())}
+        loop = threading.get_native_id()
+        # pyvoy starts it right after the one with the loop, and gives it no name.
+        handing = min((id for id in threads_named(_NAMELESS) - own if id > loop), default=None)
+        if handing is not None:
+            self._core = SharedCore([loop, handing])
+            self._core.watch()
 
     async def stop(self, seconds: float) -> None:
         """See ``Transport``; Envoy itself ends with the process."""
+        if self._core is not None:
+            self._core.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 quiet = 0

@@ -25,19 +25,32 @@ class Gone(Exception):
     """The client has left; nobody hears an answer."""
 
 
-async def one_message(receive: Receive, encoding: bytes, limit: int) -> bytes:
-    """The message of a call that has one; most often it has come in one piece.
+def whole_message(event: Event) -> bytes | None:
+    """The message of a call that has one, where the first event brings it whole, as most do.
+
+    None where more is to come, where it is compressed, and where it is not what it must be.
+    """
+    body: bytes = event.get("body", b"")
+    if len(body) < PREFIX or body[0] or len(body) != PREFIX + int.from_bytes(body[1:PREFIX], "big"):
+        return None
+    return body[PREFIX:]
+
+
+async def one_message(receive: Receive, event: Event, encoding: bytes, limit: int) -> bytes:
+    """The message of a call that has one.
+
+    Args:
+        receive: Gives the events of the request.
+        event: The first of them.
+        encoding: How a message that is marked as compressed is.
+        limit: Bytes of the longest message taken.
 
     Raises:
         Gone: The client left before its end.
         InvalidInput: There is none, or more than one.
         ResourceExhausted: It is longer than ``limit`` bytes.
     """
-    event = await receive()
-    body: bytes = event.get("body", b"")
-    if len(body) < PREFIX or len(body) != PREFIX + int.from_bytes(body[1:PREFIX], "big"):
-        body = await _gathered(receive, event, limit)
-    check_length(len(body) - PREFIX, limit)
+    body = await _gathered(receive, event, limit)
     return unpacked(body[PREFIX:], encoding, limit) if body[0] else body[PREFIX:]
 
 

@@ -98,31 +98,72 @@ async def test_requests_of_one_moment_share_the_first_call(model, batcher_of):
     assert model.calls == [[0, 1, 2, 3, 4, 5, 6, 7]]
 
 
-@pytest.fixture
-def patient(monkeypatch):
-    """Wait for others as long as a test takes, where others are known to come."""
-    monkeypatch.setattr(batching, "QUIET_SECONDS", 30.0)
-    monkeypatch.setattr(batching, "GATHER_SECONDS", 30.0)
-    monkeypatch.setattr(batching, "OVERLAP_NS", 0)
-
-
-async def test_as_many_as_the_last_call_had_are_waited_for(model, batcher_of, patient):
-    batcher = batcher_of(max_rows=8)
-    await asyncio.gather(*(batcher.submit(x(value), ["y"]) for value in range(3)))
-    early = [asyncio.create_task(batcher.submit(x(value), ["y"])) for value in (3, 4)]
-    for _turn in range(10 * batching.QUIET_TURNS):
+async def turns(count):
+    for _turn in range(count):
         await asyncio.sleep(0)
-    await batcher.submit(x(5), ["y"])
-    await asyncio.gather(*early)
-    assert model.calls == [[0, 1, 2], [3, 4, 5]]
 
 
-async def test_a_request_after_another_waits_for_nobody(model, batcher_of, patient):
-    batcher = batcher_of(max_rows=8)
+async def test_requests_that_come_over_some_turns_of_the_loop_share_a_call(model, batcher_of):
+    batcher = batcher_of(max_rows=8, quiet_turns=5)
+    tasks = []
+    for value in range(4):
+        tasks.append(asyncio.create_task(batcher.submit(x(value), ["y"])))
+        await turns(1 if value < 2 else 3)
+    await asyncio.gather(*tasks)
+    assert model.calls == [[0, 1, 2, 3]]
+
+
+async def test_a_request_after_another_waits_for_nobody(model, batcher_of, monkeypatch):
+    monkeypatch.setattr(batching, "OVERLAP_NS", 0)
+    monkeypatch.setattr(batching, "GATHER_SECONDS", 30.0)
+    batcher = batcher_of(max_rows=8, quiet_turns=10**9)
     async with asyncio.timeout(10):
         for value in range(20):
             await batcher.submit(x(value), ["y"])
     assert model.calls == [[value] for value in range(20)]
+
+
+async def test_a_call_that_cannot_grow_is_handed_over_before_the_one_ahead_ends(model, batcher_of):
+    batcher = batcher_of(max_rows=2)
+    first = await shut(model, batcher)
+    others = [asyncio.create_task(batcher.submit(x(v, rows=2), ["y"])) for v in (1, 2)]
+    await queued(batcher, 1)
+    await turns(5)
+    assert batcher.waiting == 1, "the thread has one ahead, and no more than one"
+    model.open.set()
+    await asyncio.gather(first, *others)
+    assert model.calls == [[0], [1, 1], [2, 2]]
+
+
+async def test_what_was_handed_over_and_given_up_is_not_computed(model, batcher_of):
+    batcher = batcher_of(max_rows=2)
+    first = await shut(model, batcher)
+    gone = asyncio.create_task(batcher.submit(x(1, rows=2), ["y"]))
+    await turns(5)
+    assert batcher.waiting == 0, "it is in the thread's hands"
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    model.open.set()
+    await first
+    await batcher.idle()
+    assert model.calls == [[0]]
+
+
+async def test_what_the_answer_is_made_of_may_fail_alone(model, batcher_of):
+    def finish(outputs):
+        if outputs["y"][0, 0] == 2:
+            raise ValueError("not this one")
+        return float(outputs["y"][0, 0])
+
+    batcher = batcher_of(max_rows=8)
+    answers = await asyncio.gather(
+        *(batcher.submit(x(value), ["y"], finish=finish) for value in range(3)),
+        return_exceptions=True,
+    )
+    assert answers[0] == 0
+    assert isinstance(answers[1], ValueError)
+    assert answers[2] == 4
+    assert model.calls == [[0, 1, 2]]
 
 
 async def test_memory_that_is_used_up_leaves_nobody_waiting(model, batcher_of, monkeypatch):
@@ -353,9 +394,14 @@ def test_parting_undoes_joining(sizes):
         np.testing.assert_array_equal(part["x"], request["x"])
 
 
+def put(queue, rows, width, **names):
+    answer = asyncio.get_running_loop().create_future()
+    return queue.put({"x": np.zeros((rows, width), np.float32)}, ["y"], None, answer, **names)
+
+
 def waiting_rows(queue, sizes, **names):
     for size in sizes:
-        queue.put({"x": np.zeros((size, 2), np.float32)}, ["y"], None, **names)
+        put(queue, size, 2, **names)
     return queue.rows()
 
 
@@ -363,7 +409,7 @@ def waiting_rows(queue, sizes, **names):
 async def test_rows_that_can_be_joined_are_counted_through_all_changes(levels):
     queue = RequestQueue(QueueSettings(levels=levels, default_level=min(levels, 1)))
     assert waiting_rows(queue, [1, 2]) == 3
-    other = queue.put({"x": np.zeros((5, 3), np.float32)}, ["y"], None)
+    other = put(queue, 5, 3)
     assert waiting_rows(queue, [4]) == 7
     assert [item.rows for item in queue.take(3)] == [1, 2]
     assert queue.rows() == 5
@@ -377,5 +423,5 @@ async def test_rows_that_can_be_joined_are_counted_through_all_changes(levels):
 async def test_a_request_of_a_higher_level_is_what_others_are_joined_with():
     queue = RequestQueue(QueueSettings(levels=2, default_level=2))
     assert waiting_rows(queue, [1, 2]) == 3
-    queue.put({"x": np.zeros((5, 3), np.float32)}, ["y"], None, priority=1)
+    put(queue, 5, 3, priority=1)
     assert queue.rows() == 5

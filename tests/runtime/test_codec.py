@@ -337,3 +337,11 @@ def test_random_data_is_either_read_whole_or_refused(data, wire, shape):
         return
     again = response_from_arrays({"y": array}, model="", version="")
     assert again.raw_output_contents[0] == data
+
+
+def test_an_axis_of_0_beside_huge_ones_is_the_clients_error():
+    spec = TensorSpec("x", "float32", ("batch", "n", "k"))
+    message = ModelInferRequest(model_name="m", raw_input_contents=[b""])
+    message.inputs.add(name="x", datatype="FP32", shape=[0, 2**40, 2**40])
+    with pytest.raises(InvalidInput, match="no memory can hold"):
+        arrays_from_request(message, {"x": spec})

@@ -1,4 +1,4 @@
-"""Calls run one after the other, short ones at once, and none for nobody."""
+"""Calls run one after the other, and what they take is learned."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from runtime.errors import DeadlineExceeded
 from runtime.worker import INLINE_LIMIT_S, Worker
 
 
@@ -31,35 +30,64 @@ class Gate:
         return "through"
 
 
-async def begun(gate):
-    await asyncio.to_thread(gate.begun.wait, 30)
+async def run(worker, call, size):
+    """A call in the thread, to its end."""
+    ended = asyncio.get_running_loop().create_future()
+    worker.start(call, size, ended.set_result)
+    return (await ended).result()
 
 
 def thread_name():
     return threading.current_thread().name
 
 
-async def test_a_first_call_runs_in_the_thread_and_short_ones_then_run_at_once(worker):
-    assert (await worker.run(thread_name, 10**6, None)).startswith("test")
+async def test_a_call_runs_in_the_thread_and_its_end_is_told_on_the_loop(worker):
+    assert (await run(worker, thread_name, 1)).startswith("test")
+
+
+async def test_nothing_is_known_to_be_short_before_the_first_call(worker):
+    assert not worker.runs_inline(1)
+    await run(worker, lambda: None, 10**6)
     assert worker.runs_inline(1)
-    assert await worker.run(thread_name, 1, None) == threading.current_thread().name
 
 
 async def test_a_call_that_takes_long_never_runs_on_the_loop(worker):
-    await worker.run(lambda: time.sleep(10 * INLINE_LIMIT_S), 1, None)
-    assert (await worker.run(thread_name, 1, None)).startswith("test")
+    await run(worker, lambda: time.sleep(10 * INLINE_LIMIT_S), 1)
+    assert not worker.runs_inline(1)
 
 
 async def test_a_call_that_is_larger_than_those_before_is_expected_to_take_longer(worker):
-    await worker.run(lambda: time.sleep(INLINE_LIMIT_S), 1000, None)
+    await run(worker, lambda: time.sleep(INLINE_LIMIT_S), 1000)
     assert not worker.runs_inline(1000)
     assert not worker.runs_inline(10**9)
 
 
+async def test_one_call_that_was_kept_waiting_changes_little(worker, monkeypatch):
+    now_s = iter([0.0, 0.0, 1.0, 1.0 + 5 * INLINE_LIMIT_S])
+    monkeypatch.setattr("runtime.worker.time.perf_counter", lambda: next(now_s))
+    worker.timed(lambda: None, 8)
+    worker.timed(lambda: None, 8)
+    assert worker.runs_inline(8)
+
+
+async def test_a_call_that_is_slow_for_certain_is_believed_at_once(worker):
+    worker.timed(lambda: None, 8)
+    worker.timed(lambda: time.sleep(20 * INLINE_LIMIT_S), 8)
+    assert not worker.runs_inline(8)
+
+
+async def test_calls_that_become_slow_are_moved_to_the_thread(worker):
+    worker.timed(lambda: time.sleep(INLINE_LIMIT_S / 2), 8)
+    assert worker.runs_inline(8)
+    for _ in range(100):
+        worker.timed(lambda: time.sleep(2 * INLINE_LIMIT_S), 8)
+    assert not worker.runs_inline(8)
+
+
 async def test_the_loop_goes_on_while_a_call_runs(worker):
     gate = Gate()
-    running = asyncio.create_task(worker.run(gate, 1, None))
-    await begun(gate)
+    running = asyncio.create_task(run(worker, gate, 1))
+    await asyncio.to_thread(gate.begun.wait, 30)
     await asyncio.sleep(0)
     assert not running.done()
     gate.open.set()
@@ -76,85 +104,39 @@ async def test_one_call_runs_at_a_time(worker):
         time.sleep(0.001)
         active -= 1
 
-    await asyncio.gather(*(worker.run(call, 1, None) for _ in range(20)))
+    await asyncio.gather(*(run(worker, call, 1) for _ in range(20)))
     assert most == 1
 
 
-async def test_nothing_runs_at_once_while_the_thread_is_taken(worker):
-    await worker.run(lambda: None, 10**6, None)
+async def test_nothing_runs_on_the_loop_while_the_thread_is_taken(worker):
+    await run(worker, lambda: None, 10**6)
     gate = Gate()
-    running = asyncio.create_task(worker.run(gate, 10**15, None))
-    await begun(gate)
+    running = asyncio.create_task(run(worker, gate, 10**15))
+    await asyncio.to_thread(gate.begun.wait, 30)
     assert not worker.runs_inline(1)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert not worker.runs_inline(1), "the caller gave up, the thread is still taken"
     assert worker.busy
     gate.open.set()
-    while worker.busy:
-        await asyncio.sleep(0.001)
-
-
-async def test_what_is_too_late_never_runs(worker):
-    ran = []
-    with pytest.raises(DeadlineExceeded):
-        await worker.run(lambda: ran.append(1), 1, time.monotonic() - 1)
-    await worker.run(lambda: None, 10**6, None)
-    assert worker.runs_inline(1)
-    with pytest.raises(DeadlineExceeded):
-        await worker.run(lambda: ran.append(1), 1, time.monotonic() - 1)
-    assert ran == []
-
-
-async def test_what_waits_beyond_its_deadline_fails_in_time_and_never_runs(worker):
-    gate, ran = Gate(), []
-    running = asyncio.create_task(worker.run(gate, 1, None))
-    await begun(gate)
-    with pytest.raises(DeadlineExceeded):
-        await worker.run(lambda: ran.append(1), 1, time.monotonic() + 0.02)
-    gate.open.set()
     await running
-    await worker.run(lambda: None, 1, None)
-    assert ran == []
+    assert not worker.busy
 
 
-async def test_what_is_cancelled_while_it_waits_never_runs(worker):
-    gate, ran = Gate(), []
-    running = asyncio.create_task(worker.run(gate, 1, None))
-    await begun(gate)
-    waiting = asyncio.create_task(worker.run(lambda: ran.append(1), 1, None))
-    await asyncio.sleep(0)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    gate.open.set()
-    await running
-    await worker.run(lambda: None, 1, None)
-    assert ran == []
-
-
-async def test_an_error_of_the_call_reaches_the_caller(worker):
+async def test_an_error_of_the_call_reaches_whoever_is_told(worker):
     def failing():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await worker.run(failing, 1, None)
-    assert await worker.run(lambda: 3, 1, None) == 3
+        await run(worker, failing, 1)
+    assert await run(worker, lambda: 3, 1) == 3
 
 
-async def test_what_small_calls_cost_is_not_scaled_up_to_sizes_that_are_known():
-    worker = Worker("w")
-    await worker.run(lambda: None, 64, None)
-    await worker.run(lambda: time.sleep(2 * INLINE_LIMIT_S), 1, None)
+async def test_what_small_calls_cost_is_not_scaled_up_to_sizes_that_are_known(worker):
+    await run(worker, lambda: None, 64)
+    await run(worker, lambda: time.sleep(2 * INLINE_LIMIT_S), 1)
     assert not worker.runs_inline(1)
     assert worker.runs_inline(64)
-    worker.close()
 
 
-async def test_a_size_not_seen_is_judged_by_the_nearest_one():
-    worker = Worker("w")
-    await worker.run(lambda: time.sleep(INLINE_LIMIT_S / 4), 16, None)
+async def test_a_size_not_seen_is_judged_by_the_nearest_one(worker):
+    await run(worker, lambda: time.sleep(INLINE_LIMIT_S / 4), 16)
     assert worker.runs_inline(1)
     assert not worker.runs_inline(16 * 64)
-    worker.close()
