@@ -18,6 +18,18 @@ def worker():
     worker.close()
 
 
+@pytest.fixture
+def takes(worker, monkeypatch):
+    """Lets the worker see a call that took so long."""
+
+    def timed(seconds, size=8):
+        now_s = iter([0.0, seconds])
+        monkeypatch.setattr("runtime.worker.time.perf_counter", lambda: next(now_s))
+        worker.timed(lambda: None, size)
+
+    return timed
+
+
 class Gate:
     """A call that runs until it is let go."""
 
@@ -60,18 +72,6 @@ async def test_a_call_that_is_larger_than_those_before_is_expected_to_take_longe
     await run(worker, lambda: time.sleep(INLINE_LIMIT_S), 1000)
     assert not worker.runs_inline(1000)
     assert not worker.runs_inline(10**9)
-
-
-@pytest.fixture
-def takes(worker, monkeypatch):
-    """Lets the worker see a call of size 8 that took so long."""
-
-    def timed(seconds):
-        now_s = iter([0.0, seconds])
-        monkeypatch.setattr("runtime.worker.time.perf_counter", lambda: next(now_s))
-        worker.timed(lambda: None, 8)
-
-    return timed
 
 
 async def test_one_call_that_was_kept_waiting_changes_little(worker, takes):
@@ -139,14 +139,14 @@ async def test_an_error_of_the_call_reaches_whoever_is_told(worker):
     assert await run(worker, lambda: 3, 1) == 3
 
 
-async def test_what_small_calls_cost_is_not_scaled_up_to_sizes_that_are_known(worker):
-    await run(worker, lambda: None, 64)
-    await run(worker, lambda: time.sleep(2 * INLINE_LIMIT_S), 1)
+async def test_what_small_calls_cost_is_not_scaled_up_to_sizes_that_are_known(worker, takes):
+    takes(0.0, 64)
+    takes(2 * INLINE_LIMIT_S, 1)
     assert not worker.runs_inline(1)
     assert worker.runs_inline(64)
 
 
-async def test_a_size_not_seen_is_judged_by_the_nearest_one(worker):
-    await run(worker, lambda: time.sleep(INLINE_LIMIT_S / 4), 16)
+async def test_a_size_not_seen_is_judged_by_the_nearest_one(worker, takes):
+    takes(INLINE_LIMIT_S / 4, 16)
     assert worker.runs_inline(1)
     assert not worker.runs_inline(16 * 64)
