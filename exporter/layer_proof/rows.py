@@ -106,11 +106,7 @@ class Rows:
         nodes = [] if pair.again else graph.between(value, stops - {value})
         module, call = pair.module, pair.call
         other = pair.otherwise[0]
-        if (
-            nodes
-            and graph.owns_any(module)
-            and (not graph.within(nodes, module) or any(graph.owners[i] == other for i in nodes))
-        ):
+        if graph.owns_any(module) and any(graph.owners[i] == other for i in nodes):
             module, call = pair.otherwise
         # The sizes of axes are read off far away; what is the module's own comes first.
         nodes.sort(key=lambda i: graph.owners[i] != module)
