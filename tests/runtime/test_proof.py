@@ -10,18 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.proof import (
-    EXTREME_LIMIT,
-    FLOOR,
-    MAX_LIMIT,
-    RMS_LIMIT,
-    ErrorPool,
-    Scale,
-    all_passed,
-    first_failure,
-    judge,
-    truth_with_overflow,
-)
+from runtime.error_pool import FLOOR, ErrorPool, Scale, truth_with_overflow
+from runtime.proof import EXTREME_LIMIT, MAX_LIMIT, RMS_LIMIT, all_passed, first_failure, judge
 
 RNG = np.random.RandomState(0)
 TRUTH = RNG.standard_normal((64, 10))
