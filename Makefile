@@ -43,7 +43,9 @@ parity: $(VENV)/.installed-test-$(BACKEND)
 
 bench: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python benchmarks/tolerance.py --check
+	$(BIN)/python benchmarks/tolerance_lower.py --check
 	$(BIN)/python benchmarks/moe_forms.py --check
+	$(BIN)/python benchmarks/placement.py
 	$(BIN)/python benchmarks/path.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/serving_profile.py

@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exporter.samples import Sample
+from exporter.samples import Sample, first_rows
 from exporter.trio import Answered, Pools
 from runtime.golden import (
     SIZE_LIMIT_BYTES,
     Case,
-    Drawn,
     Golden,
     Kept,
-    drawn_from_draw,
     golden_to_bytes,
     kept_sample,
 )
@@ -109,7 +107,7 @@ def _case(item: Answered, limit: int, choice: _Choice) -> Case:
     truth = {name: _expected(item, name) for name in item.truth}
     if choice.batchable:
         samples = min(limit, _rows(sample))
-        inputs = {name: _first_rows(value, samples) for name, value in inputs.items()}
+        inputs = {name: first_rows(value, samples) for name, value in inputs.items()}
         truth = {name: array[:samples] for name, array in truth.items()}
     kept = {name: _kept(array, samples, values) for name, array in truth.items()}
     return Case(sample.kind, sample.extreme, inputs, kept, _flags(item, samples, choice))
@@ -127,13 +125,6 @@ def _expected(item: Answered, name: str) -> Array:
     if truth.dtype.kind != "f":
         return truth
     return truth_with_overflow(truth, item.torch32[name])
-
-
-def _first_rows(value: Array | Drawn, rows: int) -> Array | Drawn:
-    """The first rows; a draw of fewer rows begins with the same numbers."""
-    if not isinstance(value, Drawn):
-        return np.ascontiguousarray(value[:rows])
-    return drawn_from_draw(replace(value.draw, shape=(rows, *value.draw.shape[1:])))
 
 
 def _kept(truth: Array, samples: int, values: int) -> Kept:

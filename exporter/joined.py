@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from exporter.samples import Sample
-from exporter.trio import Answers, Trio
+from exporter.trio import Alone, Answers, Trio
 from runtime.errors import TwinportError
 from runtime.manifest import Judgement
 from runtime.precision import FULL, RULES, Rule
@@ -50,13 +50,14 @@ def check_joined(
         rows = len(next(iter(inputs.values())))
         sizes.append(rows)
         try:
-            together = trio.artifact_answers(inputs)
+            together = trio.artifact_together(sample, inputs)
             for row in _spread(rows):
-                alone, joined = (
-                    {name: array[row : row + 1] for name, array in arrays.items()}
-                    for arrays in (inputs, together)
-                )
-                _add_row(trio, sample, alone, joined, pools, rule)
+                alone = trio.run_alone(sample, inputs, row)
+                if rule.snr_db is not None:
+                    one = {name: array[row : row + 1] for name, array in inputs.items()}
+                    alone = replace(alone, truth=_widened(trio.artifact_answers(one)))
+                joined = {name: array[row : row + 1] for name, array in together.items()}
+                _add_row(alone, joined, pools)
         except TwinportError as error:
             return Joined(False, f"rows cannot be run alone and together: {error}")
     if not pools:
@@ -82,21 +83,10 @@ def _distance(judged: Sequence[Judgement], rule: Rule) -> str:
     return f"{min(ratios):.1f} dB" if ratios else "to the bit"
 
 
-def _add_row(
-    trio: Trio,
-    sample: Sample,
-    alone: dict[str, Array],
-    joined: dict[str, Array],
-    pools: dict[str, ErrorPool],
-    rule: Rule,
-) -> None:
-    truth, torch32 = trio.module_answers(alone, sample)
-    stable = trio.stable()
-    if rule.snr_db is not None:
-        truth = _widened(trio.artifact_answers(alone))
-    for name, answer in truth.items():
+def _add_row(alone: Alone, joined: Mapping[str, Array], pools: dict[str, ErrorPool]) -> None:
+    for name, answer in alone.truth.items():
         pool = pools.setdefault(name, ErrorPool(True, is_load(name)))
-        pool.add(joined[name], answer, torch32[name], stable=stable)
+        pool.add(joined[name], answer, alone.torch32[name], stable=alone.stable)
 
 
 def _widened(answers: Answers) -> Answers:

@@ -30,6 +30,8 @@ from runtime.precision import FULL, Rule, rule_of
 from runtime.proof import first_failure, judge, uncovered
 from runtime.tensors import TensorSpec
 
+LEAST_BUDGET_S = 5.0
+
 
 @dataclass(frozen=True)
 class ProofOptions:
@@ -41,6 +43,8 @@ class ProofOptions:
         allow_constant: Outputs that may be the same for every input.
         allow_degraded_truth: Whether a truth below float64 may pass.
         precision: Of the artifact; its rule is in ``runtime.precision``.
+        as_export: Whether the proof may take no longer than loading and exporting did, if that
+            is from ``LEAST_BUDGET_S`` to ``budget_s``.
     """
 
     seed: int = 0
@@ -48,6 +52,14 @@ class ProofOptions:
     allow_constant: frozenset[str] = frozenset()
     allow_degraded_truth: bool = False
     precision: str = FULL
+    as_export: bool = False
+
+    def after_export(self, seconds: float) -> ProofOptions:
+        """The same, with the budget that an export of so many seconds leaves."""
+        if not self.as_export:
+            return self
+        budget_s = min(self.budget_s, max(LEAST_BUDGET_S, round(seconds, 1)))
+        return replace(self, budget_s=budget_s, as_export=False)
 
     @property
     def rule(self) -> Rule:
@@ -77,7 +89,8 @@ class _Run:
             if turn >= first and time.monotonic() > until:
                 self.cut = True
                 return
-            answered = trio.run(sample)
+            answered = trio.run(sample, rows=self.pools.rows, until=until)
+            self.cut = self.cut or answered.sample is not sample
             self.pools.add(answered)
             self.answered.append(answered)
 

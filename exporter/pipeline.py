@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -114,6 +115,7 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
     Raises:
         TwinportError: Nothing was written, or the version and no engine; the text says why.
     """
+    started = time.monotonic()
     writable(request.repository)
     notify(f"loading {request.source.model}")
     source = load_prepared(request.source, request.preprocess)
@@ -126,6 +128,7 @@ def export_model(request: ExportRequest, notify: Callable[[str], None] = lambda 
     notify(f"exporting {source.module_class}, {source.parameters:,} parameters")
     graph = _graph(source, request.opset, passes_for(request, source), request.data_above)
     _check_waivers(request.proof, graph)
+    request = replace(request, proof=request.proof.after_export(time.monotonic() - started))
     label_output = source.output_names[0] if source.labels else None
     written = _same_version(folder, graph, source) if request.precisions else None
     if written is None:

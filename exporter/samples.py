@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -25,6 +25,16 @@ _PICTURES = {"zeros": (0.0, 0.0), "constant": (0.0, 256.0), "large": (255.0, 255
 """Black, one shade a picture, and white: pixels have no values beyond."""
 
 
+Draws = tuple[tuple[str, Drawn | int], ...]
+
+
+def first_rows(value: Array | Drawn, rows: int) -> Array | Drawn:
+    """The first rows of an input; a draw of fewer rows begins with the same numbers."""
+    if not isinstance(value, Drawn):
+        return np.ascontiguousarray(value[:rows])
+    return drawn_from_draw(replace(value.draw, shape=(rows, *value.draw.shape[1:])))
+
+
 @dataclass(frozen=True)
 class Sample:
     """One call: its inputs, and how they were drawn where they were."""
@@ -34,6 +44,19 @@ class Sample:
     inputs: Mapping[str, Array | Drawn]
     axes: Mapping[str, int]
     """Sizes of the free axes in this call."""
+
+    def draws(self) -> Draws:
+        """What tells drawn samples apart; given inputs are never the same."""
+        return tuple(
+            (name, value if isinstance(value, Drawn) else id(value))
+            for name, value in self.inputs.items()
+        )
+
+    def first_rows(self, count: int) -> Sample:
+        """A sample of the first rows; a draw of fewer rows begins with the same numbers."""
+        return replace(
+            self, inputs={name: first_rows(value, count) for name, value in self.inputs.items()}
+        )
 
     def arrays(self) -> dict[str, Array]:
         """The inputs themselves."""

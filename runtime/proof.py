@@ -184,9 +184,15 @@ class ErrorPool:
     def scale(self) -> Scale:
         """The yardstick that these samples give: float32's own error, floored."""
         floor, own = self.floor(), _rms(self.torch_squares, self.finite)
-        # At the floor as well: a truth of zeros has no size, and both sides may be zero.
-        moved = _rms(self.moved_squares, self.finite) if own >= floor.rms else 0.0
+        moved = _rms(self.moved_squares, self.finite) if self.movement_counts() else 0.0
         return Scale(max(own, floor.rms), max(self.max_torch, floor.maximum), moved)
+
+    def movement_counts(self) -> bool:
+        """Whether the truth's movement widens the limit: float32 is at the floor or above.
+
+        At the floor as well: a truth of zeros has no size, and both sides may be zero.
+        """
+        return _rms(self.torch_squares, self.finite) >= self.floor().rms
 
     def floor(self) -> Scale:
         """What no float32 computation can be asked to undercut."""

@@ -54,8 +54,9 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
               help="Of an inner module ('fc1'); sent to clients that ask for it.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
               help="Of the drawn inputs.")  # fmt: skip
-@click.option("--proof-budget", type=click.FloatRange(0), default=20.0, show_default=True,
-              metavar="SECONDS", help="After which no more samples are begun.")  # fmt: skip
+@click.option("--proof-budget", type=click.FloatRange(0), metavar="SECONDS",
+              help="After which no more samples are begun.  [default: as long as the export "
+              "took, from 5 to 20]")  # fmt: skip
 @click.option("--allow-constant", multiple=True, metavar="OUTPUT",
               help="An output that may be the same for every input.")  # fmt: skip
 @click.option("--allow-degraded-truth", is_flag=True,
@@ -87,7 +88,7 @@ def export(
     samples: Path | None,
     also: tuple[str, ...],
     seed: int,
-    proof_budget: float,
+    proof_budget: float | None,
     allow_constant: tuple[str, ...],
     allow_degraded_truth: bool,
     precisions: tuple[str, ...],
@@ -114,7 +115,10 @@ def export(
     source = SourceRequest(
         model, weights, specs_from_options(inputs), dict(ranges), dict(values), also
     )  # fmt: skip
-    proof = ProofOptions(seed, proof_budget, frozenset(allow_constant), allow_degraded_truth)
+    proof = ProofOptions(
+        seed, 20.0 if proof_budget is None else proof_budget, frozenset(allow_constant),
+        allow_degraded_truth, as_export=proof_budget is None,
+    )  # fmt: skip
     wish = _engine_wish(engine, flavour, profiles)
     lower = _precision_wish(precisions, keep, data, samples)
     request = ExportRequest(

@@ -15,6 +15,7 @@ from exporter.report.engine import EngineFacts, engine_facts
 from exporter.report.examples import Examples, examples_from
 from exporter.report.here import Here, run_here
 from exporter.report.plots import error_plots, load_plot
+from exporter.report.precisions import PrecisionRow, precision_rows
 from exporter.report.standing import Standing, standing_of
 from exporter.report.structure import Structure, structure_of
 from exporter.report.svg import inlined_svg, svg_width
@@ -66,6 +67,7 @@ class Facts:
         no_examples: Why not; empty where there are some.
         loads: Empty without layers of experts; each with its heat map.
         engine: None where the artifact is no engine.
+        precisions: Of the model in this repository; empty where there is one alone.
     """
 
     model: str
@@ -83,6 +85,7 @@ class Facts:
     no_examples: str
     loads: tuple[tuple[KindLoad, Markup], ...]
     engine: EngineFacts | None
+    precisions: tuple[PrecisionRow, ...] = ()
 
 
 def gather_facts(
@@ -127,6 +130,7 @@ def gather_facts(
         no_examples=no_examples,
         loads=tuple((load, load_plot(load, f"load{i}")) for i, load in enumerate(loads)),
         engine=engine,
+        precisions=precision_rows(folder, manifest, golden, options),
     )
 
 

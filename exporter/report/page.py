@@ -15,6 +15,7 @@ from markupsafe import Markup
 from exporter.report import words
 from exporter.report.facts import Facts
 from runtime.backends.plan import FLAVOURS
+from runtime.tables import signal_to_noise
 
 _FOLDER = "templates"
 _FILTERS = ("number", "percent", "file_size", "shape", "tensor", "rms", "largest", "relative")
@@ -54,6 +55,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters.update({name: getattr(words, name) for name in _FILTERS})
+    environment.filters["signal_to_noise"] = signal_to_noise
     extras: dict[str, Any] = {"at_most": words.at_most, "NOTHING": words.NOTHING}
     environment.globals.update(extras)
     return environment

@@ -12,6 +12,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from runtime.commands.experts_record import record_command
 from runtime.errors import BackendUnavailable, UsageProblem
 from runtime.experts.devices import Devices, equal_devices
 from runtime.experts.policies import POLICIES, Setting
@@ -31,6 +32,9 @@ _SHOWN: dict[str, Any] = {"show_default": True}
 @click.group()
 def experts() -> None:
     """Place experts on devices, and see how that would have gone."""
+
+
+experts.add_command(record_command)
 
 
 def _speeds(_ctx: click.Context, _option: click.Parameter, text: str | None) -> list[float] | None:

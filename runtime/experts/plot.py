@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from runtime.experts.arrays import FloatArray
 from runtime.experts.replay import Replayed
@@ -39,6 +40,8 @@ def _levels(axes: Axes, level: FloatArray, title: str, top: float) -> None:
     norm = TwoSlopeNorm(1.0, 0.0, top)
     axes.imshow(level, aspect="auto", cmap="RdBu_r", interpolation="nearest", norm=norm)
     axes.set(title=f"{title}: highest {level.max():.2f}", xlabel="device", ylabel="layer")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _sorted_levels(axes: Axes, shown: Replayed) -> None:
@@ -52,6 +55,7 @@ def _sorted_levels(axes: Axes, shown: Replayed) -> None:
     axes.axhline(1, color="gray", linewidth=0.8)
     axes.set(title="Devices of a layer, the fullest first", xlabel="rank of the device",
              ylabel="load over the mean", ylim=(0, None))  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
 

@@ -66,8 +66,12 @@ def check(source, session, **arrays):
 
 
 def test_every_kind_is_an_operator_and_takes_any_length_and_batch(source_of):
-    source = source_of(All(), "x:float32[a,b,8]")
+    module = All()
+    state, buffers = list(module.state_dict()), dict(module.named_buffers())
+    source = source_of(module, "x:float32[a,b,8]")
     model, session = session_of(source)
+    assert (list(module.state_dict()), dict(module.named_buffers())) == (state, buffers)
+    assert all("forward" not in vars(layer) for layer in module.modules())
     operators = Counter(node.op_type for node in model.graph)
     assert (operators["LSTM"], operators["GRU"], operators["RNN"]) == (4, 3, 2)
     assert not {"Loop", "Scan", "Sigmoid", "Tanh", "MatMul", "Gemm"} & set(operators)
@@ -85,17 +89,6 @@ def test_starting_states_and_single_sequences_are_taken(source_of):
         shapes = {"x": (length, batch, 8), "h": (4, batch, 6), "c": (4, batch, 6)}
         check(source, session, **{n: draw.standard_normal(s).astype(np.float32)
                                   for n, s in shapes.items()})  # fmt: skip
-
-
-def test_the_module_is_as_it_was_after_the_export(source_of):
-    module = All()
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    buffers = dict(module.named_buffers())
-    source = source_of(module, "x:float32[a,b,8]")
-    onnx_from_module(source)
-    assert list(module.state_dict()) == list(before)
-    assert dict(module.named_buffers()) == buffers
-    assert all("forward" not in vars(layer) for layer in module.modules())
 
 
 def test_a_packed_sequence_says_what_to_pass_instead(source_of):

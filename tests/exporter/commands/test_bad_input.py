@@ -120,7 +120,7 @@ def known(there, monkeypatch):
     source = load_source(SourceRequest("net.py:Net", None, (spec_from_text(X[1]),)))
     graph = pipeline._graph(source, 20, (pipeline.strip_provenance,))
     monkeypatch.setattr(pipeline, "_graph", lambda *_: graph)
-    monkeypatch.setattr(pipeline, "load_source", lambda _: source)
+    monkeypatch.setattr(pipeline, "load_prepared", lambda *_: source)
 
 
 def mounted(place: Path, options: str) -> bool:
@@ -190,7 +190,7 @@ def test_a_repository_that_cannot_be_written_is_refused_before_any_work(
     disk = mount("disk", "size=1m")
     shutil.copytree(there / "repository", disk / "repository")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    monkeypatch.setattr(pipeline, "load_source", pytest.fail)
+    monkeypatch.setattr(pipeline, "load_prepared", pytest.fail)
     for place in (disk / "repository", disk / "other" / "repository"):
         code, out, err = run("export", "net.py:Net", *X, "-o", place)
         assert (code, out) == (1, "")
