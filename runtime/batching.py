@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from runtime.batch_rows import Arrays, Shapes, joined, parted
 from runtime.errors import DeadlineExceeded, ResourceExhausted, TwinportError, Unavailable
+from runtime.experts.feed import LoadFeed
+from runtime.manifest import LOAD_OUTPUT
 from runtime.queueing import QueueSettings, RequestQueue, Waiting
 from runtime.statistics import CallTimes, Failure, Statistics
 from runtime.tensors import Array
@@ -75,19 +77,27 @@ class Lane:
 
 
 class _Computed(NamedTuple):
-    """What one call gave, and nanoseconds: joining, the backend, and when it was done."""
+    """What one call gave, and nanoseconds: joining, the backend, and when it was done.
+
+    ``load`` is of experts, where it was to be counted.
+    """
 
     answers: dict[str, Array]
     input_ns: int
     infer_ns: int
     done_ns: int
+    load: Array | None
 
 
 class Batcher:
     """The queue of one model and what empties it; the lane that is free goes next."""
 
     def __init__(
-        self, lanes: Sequence[Lane], settings: BatchSettings, statistics: Statistics
+        self,
+        lanes: Sequence[Lane],
+        settings: BatchSettings,
+        statistics: Statistics,
+        loads: LoadFeed | None = None,
     ) -> None:
         """Join requests.
 
@@ -95,8 +105,10 @@ class Batcher:
             lanes: What runs them, one or more.
             settings: How requests are joined.
             statistics: Where calls and failures are counted.
+            loads: Where the load of experts is counted, of a model that gives it.
         """
         self._statistics = statistics
+        self._loads = loads
         self._lanes = tuple(lanes)
         self._settings = settings
         self._queue = RequestQueue(settings.queue)
@@ -301,19 +313,20 @@ class Batcher:
     def _call_here(self, batch: list[Waiting], lane: Lane, size: int) -> None:
         begun = time.monotonic_ns()
         try:
-            computed = lane.worker.timed(partial(_compute, batch, lane.run), size)
+            computed = lane.worker.timed(partial(_compute, batch, lane.run, self._counts()), size)
             self._answer(batch, computed, begun)
         except Exception as error:
             self._failed(batch, error)
 
     def _call_in_thread(self, batch: list[Waiting], lane: Lane, size: int) -> None:
         begun: list[int] = []
+        counts = self._counts()
 
         def call() -> _Computed | None:
             begun.append(time.monotonic_ns())
             if all(item.answer.done() for item in batch):
                 return None  # nobody waits for it any more
-            return _compute(batch, lane.run)
+            return _compute(batch, lane.run, counts)
 
         def ended(future: Future[_Computed | None]) -> None:
             lane.calls -= 1
@@ -329,6 +342,10 @@ class Batcher:
         lane.calls += 1
         self._running += 1
         lane.worker.start(call, size, ended)
+
+    def _counts(self) -> bool:
+        """Whether the load of experts of the next call is to be counted."""
+        return self._loads is not None and self._loads.draws()
 
     def _answer(self, batch: list[Waiting], computed: _Computed, begun: int) -> None:
         self._answered_ns = time.monotonic_ns()
@@ -349,6 +366,11 @@ class Batcher:
             output_ns=time.monotonic_ns() - computed.done_ns,
         )
         self._statistics.called(times)
+        if computed.load is not None and self._loads is not None:
+            load = computed.load
+            # Requests that cannot be joined may have any axis 0.
+            whole = len(batch) == 1
+            self._loads.offer(load, [len(load)] if whole else [item.rows for item in batch])
         for item in batch:
             if item.times is not None:
                 item.times.queue_ns, item.times.call = begun - item.arrived_ns, times
@@ -363,8 +385,8 @@ class Batcher:
                 item.answer.set_exception(error)
 
 
-def _compute(batch: Sequence[Waiting], run: Run) -> _Computed:
-    """One call for all requests of a batch, here."""
+def _compute(batch: Sequence[Waiting], run: Run, counts: bool) -> _Computed:
+    """One call for all requests of a batch, here; the load of experts too where it counts."""
     start = time.monotonic_ns()
     first = batch[0]
     if len(batch) == 1:
@@ -373,9 +395,17 @@ def _compute(batch: Sequence[Waiting], run: Run) -> _Computed:
         arrays = joined([item.arrays for item in batch])
         names = list(dict.fromkeys([name for item in batch for name in item.outputs]))
     ready = time.monotonic_ns()
-    answers = run(arrays, names)
+    load = None
+    if not counts:
+        answers = run(arrays, names)
+    elif LOAD_OUTPUT in names:
+        answers = run(arrays, names)
+        load = answers[LOAD_OUTPUT]
+    else:
+        answers = run(arrays, [*names, LOAD_OUTPUT])
+        load = answers.pop(LOAD_OUTPUT)
     done = time.monotonic_ns()
-    return _Computed(answers, ready - start, done - ready, done)
+    return _Computed(answers, ready - start, done - ready, done, load)
 
 
 def _reason(error: BaseException) -> Failure:
