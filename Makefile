@@ -47,6 +47,8 @@ bench: $(VENV)/.installed-test-$(BACKEND)
 	$(BIN)/python benchmarks/moe_forms.py --check
 	$(BIN)/python benchmarks/placement.py
 	$(BIN)/python benchmarks/path.py
+	$(BIN)/python benchmarks/export.py --check
+	$(BIN)/python benchmarks/layers.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/serving_profile.py
 

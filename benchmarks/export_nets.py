@@ -1,4 +1,4 @@
-"""The models of ``benchmarks/export.py``, made by factories as a user's own would be.
+"""Models of benchmarks, made by factories as a user's own would be.
 
 Weights are drawn with a fixed seed; nothing is downloaded. torchvision leaves the head of a
 ViT at zero, so that its output never varies and its proof would be vacuous: it is drawn, too.
@@ -33,3 +33,11 @@ def vit_b_32() -> nn.Module:
     nn.init.normal_(module.heads.head.weight, std=0.02)
     nn.init.normal_(module.heads.head.bias, std=0.02)
     return module
+
+
+def fifty_layers() -> nn.Module:
+    """Fifty linear layers with a ReLU after each but the last; takes ``[batch, 32]``."""
+    from zoo_dense import deep_mlp
+
+    torch.manual_seed(SEED)
+    return deep_mlp()

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "layers.json"
 DOCUMENT = ROOT / "docs" / "layers.md"
 PROGRAM = str(Path(sys.executable).with_name("twinport"))
-FACTORY = f"{ROOT / 'benchmarks' / 'zoo_dense.py'}:deep_mlp"
+FACTORY = f"{ROOT / 'benchmarks' / 'export_nets.py'}:fifty_layers"
 LIMIT_S = 120
 NAMED = re.compile(r"first module over its local budget is (\S+) \((\w+)")
 
@@ -71,12 +71,14 @@ def measured(rounds: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "r"
         run([PROGRAM, "export", FACTORY, "--input", "x:float32[batch,32]", "-o", str(repository)])
-        version = repository / "deep_mlp" / "1"
+        version = repository / "fifty_layers" / "1"
         sound = (version / "model.onnx").read_bytes()
         found = []
         for fault, (module, plant) in FAULTS.items():
             put(version, planted(sound, plant))
-            best, named = min(timed(repository / "deep_mlp") for _ in range(rounds))
+            best, named = min(timed(version.parent) for _ in range(rounds))
+            if named.partition(" ")[0] != module:
+                raise SystemExit(f"'{fault}' is in {module}; named was {named}")
             found.append({"fault": fault, "in": module, "named": named, "seconds": round(best, 2)})
         put(version, sound)
     return found

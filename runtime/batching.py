@@ -34,6 +34,7 @@ _NEWEST = 0.2
 """Weight of the newest request in whether requests come side by side."""
 _CROWDED = 0.3
 """Share of requests beside others above which others are waited for."""
+_MOST_NOTED = 64
 COARSE_SECONDS = 1e-3
 """What a timer of the event loop can tell apart; shorter delays are spent in turns."""
 
@@ -109,6 +110,8 @@ class Batcher:
         """
         self._statistics = statistics
         self._loads = loads
+        self._noted: list[CallTimes] = []
+        """Calls that are not counted yet; many at once cost a fraction of each by itself."""
         self._lanes = tuple(lanes)
         self._settings = settings
         self._queue = RequestQueue(settings.queue)
@@ -192,7 +195,8 @@ class Batcher:
     @property
     def statistics(self) -> Statistics:
         """What was done so far."""
-        return self._statistics.settle()
+        self._count()
+        return self._statistics
 
     @property
     def waiting(self) -> int:
@@ -365,7 +369,9 @@ class Batcher:
             infer_ns=computed.infer_ns,
             output_ns=time.monotonic_ns() - computed.done_ns,
         )
-        self._statistics.called(times)
+        self._noted.append(times)
+        if len(self._noted) >= _MOST_NOTED:
+            self._count()
         if computed.load is not None and self._loads is not None:
             load = computed.load
             # Requests that cannot be joined may have any axis 0.
@@ -374,6 +380,11 @@ class Batcher:
         for item in batch:
             if item.times is not None:
                 item.times.queue_ns, item.times.call = begun - item.arrived_ns, times
+
+    def _count(self) -> None:
+        noted, self._noted = self._noted, []
+        for times in noted:
+            self._statistics.called(times)
 
     def _failed(self, batch: list[Waiting], error: Exception) -> None:
         """A call that fails is its request's own fault only where it was alone in it."""

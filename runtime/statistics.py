@@ -19,7 +19,6 @@ SECONDS = (
     2.5, 5.0, 10.0,
 )  # fmt: skip
 """Upper bounds of the histograms of time."""
-_MOST_NOTED = 64
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the histogram of batch sizes."""
 
@@ -159,22 +158,9 @@ class Statistics:
     compute_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     request_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS))
-    _noted: list[CallTimes] = field(default_factory=list)
 
     def called(self, call: CallTimes) -> None:
-        """Note one call and the requests that it answered; whoever reads settles first."""
-        self._noted.append(call)
-        if len(self._noted) >= _MOST_NOTED:
-            self.settle()
-
-    def settle(self) -> Statistics:
-        """Count what was noted; many calls at once cost a fraction of each by itself."""
-        noted, self._noted = self._noted, []
-        for call in noted:
-            self._count(call)
-        return self
-
-    def _count(self, call: CallTimes) -> None:
+        """Count one call and the requests that it answered."""
         requests = len(call.queue_ns)
         compute_ns = call.compute_ns
         self.inferences += call.rows

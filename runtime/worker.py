@@ -28,10 +28,9 @@ running beside them.
 """
 _NEWEST = 0.2
 """Weight of the newest call in what the next one is expected to take."""
-_SLOWER = 0.02
-"""The same, where it took longer than expected."""
-_MOST = 4.0
-"""A call counts as at most this many times what was expected."""
+_DOUBTED = 0.02
+"""The same, where it took longer than expected and less than this:"""
+_CERTAIN_S = 10 * INLINE_LIMIT_S
 
 _DEADLINE = "the deadline of the request"
 
@@ -86,14 +85,10 @@ class Worker:
         result = call()
         measured = time.perf_counter() - start
         bits = size.bit_length()
-        known = self._seconds.get(bits)
-        if known is None:
-            self._seconds[bits] = measured
-        elif measured < known:
-            self._seconds[bits] = known + _NEWEST * (measured - known)
-        else:
-            # Most of what makes one call slower than the others is a wait for a lock or a core.
-            self._seconds[bits] = known + _SLOWER * (min(measured, _MOST * known) - known)
+        known = self._seconds.get(bits, measured)
+        # Most of what makes a call a little slower is a wait for a lock or a core.
+        doubted = known < measured < _CERTAIN_S
+        self._seconds[bits] = known + (_DOUBTED if doubted else _NEWEST) * (measured - known)
         return result
 
     def _expected_s(self, size: int) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import threading
 import webbrowser
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +139,9 @@ def _show_module(model: str, given: dict[str, Any], picture: Path | None, as_jso
         model, given["weights"], specs_from_options(given["inputs"]), dict(given["ranges"]),
         dict(given["values"]),
     )  # fmt: skip
-    source = load_source(request)
-    layers = layers_of(source)
+    with redirect_stdout(sys.stderr):  # a user's module may print
+        source = load_source(request)
+        layers = layers_of(source)
     marks = None
     if picture is not None:
         from exporter.look.gradients import draw_gradients

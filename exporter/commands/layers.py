@@ -19,9 +19,11 @@ from runtime.backends.base import BackendOptions
 from runtime.backends.factory import open_backend
 from runtime.errors import RepositoryError
 from runtime.golden import read_golden
+from runtime.loading import backend_options
 from runtime.manifest import Judgement, Manifest
+from runtime.precision import KINDS, rule_of
 from runtime.replay import check_artifact, check_sha256
-from runtime.tables import console
+from runtime.tables import console, signal_to_noise
 
 
 def show_layers(
@@ -79,9 +81,12 @@ def proof_of_version(
     check_sha256(evidence, manifest.evidence.sha256)
     source = source_of_version(manifest, model, weights)
     plain = dataclasses.replace(options, optimised=False)
+    rule = rule_of(manifest.artifact.precision)
     layers = LayerOptions(
         plain=partial(open_backend, "onnxruntime", options=plain),
-        full=partial(open_backend, "onnxruntime", options=options),
+        full=partial(open_backend, "onnxruntime", options=backend_options(options, manifest)),
+        kinds=tuple(sorted(KINDS & rule.judged)) if rule.snr_db is not None else (),
+        rule=rule,
     )
     return layer_proof(source, artifact, manifest.module_map, read_golden(evidence), layers)
 
@@ -121,7 +126,7 @@ def _table(proof: LayerProof) -> Table:
         style = "green" if judged.verdict == "passed" else "bold red"
         accumulated = row.accumulated
         table.add_row(
-            Text(str(row)), Text(row.value), _factor(judged.rms_factor, judged, judged.rms_limit),
+            Text(str(row)), Text(row.value), _local(judged),
             _factor(judged.max_factor, judged, judged.max_limit),
             "-" if accumulated is None else _factor(accumulated.rms_factor, accumulated, None),
             Text(judged.verdict, style=style),
@@ -135,6 +140,13 @@ def _judged(row: LayerRow) -> Judgement:
     return (
         full if full and full.verdict != "passed" and row.local.verdict == "passed" else row.local
     )
+
+
+def _local(judged: Judgement) -> str:
+    """In units of float32's own error; of a lower precision the signal-to-noise ratio."""
+    if judged.snr_limit_db is not None:
+        return signal_to_noise(judged)
+    return _factor(judged.rms_factor, judged, judged.rms_limit)
 
 
 def _factor(factor: float | None, judged: Judgement, limit: float | None) -> str:

@@ -37,7 +37,9 @@ def node_changes(a: OwnedGraph, b: OwnedGraph) -> tuple[NodeChanges, ...]:
         if one is not None and other is not None and _content(one[1]) == _content(other[1]):
             continue
         place = 2 if one and other else 1 if one else 0
-        module, node = other or one or (NOWHERE, NodeProto())
+        known = [side for side in (other, one) if side is not None]
+        module = next((path for path, _ in known if path != NOWHERE), NOWHERE)
+        node = known[0][1]
         changes = found.setdefault(module, ([], [], []))
         kind = node.op_type if place < 2 or one is None else _kinds(one[1], node)
         changes[place].append(f"{name} ({kind})")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from exporter.layer_proof.inner import full_runtime
 from exporter.layer_proof.prove import LayerOptions, layer_proof
 from exporter.layer_proof.records import LayerProof, divergence_text
 from exporter.parity import Proved
 from exporter.source import Source
 from runtime.errors import TwinportError
 from runtime.manifest import Divergence, Judgement, ModuleOrigin
+from runtime.precision import FULL, HALVES, KINDS, RULES, Rule
 
 BUDGET_S = 10.0
 
@@ -22,6 +25,7 @@ def located(
     module_map: Mapping[str, ModuleOrigin],
     proved: Proved,
     notify: Callable[[str], None] = lambda _: None,
+    rule: Rule = RULES[FULL],
 ) -> Proved:
     """What was proved, with where the artifact diverges if an output of it is wrong.
 
@@ -34,6 +38,7 @@ def located(
         module_map: Of its manifest.
         proved: The proof and its evidence.
         notify: Called with a line before the search begins.
+        rule: That of the artifact's precision.
     """
     proof = proved.proof
     wrong = next((item for item in proof.judgements if item.verdict == "failed"), None)
@@ -41,7 +46,7 @@ def located(
         return proved
     notify("the proof failed; looking for the module at fault")
     try:
-        found = layer_proof(source, artifact, module_map, proved.golden, _options(wrong))
+        found = layer_proof(source, artifact, module_map, proved.golden, _options(wrong, rule))
     except TwinportError as error:
         return _warned(proved, f"where it diverges could not be found: {error}")
     text = divergence_text(found)
@@ -71,8 +76,10 @@ def divergence_from(proof: LayerProof) -> Divergence | None:
     return None
 
 
-def _options(wrong: Judgement) -> LayerOptions:
-    return LayerOptions(budget_s=BUDGET_S, kinds=(wrong.kind,) if wrong.extreme else ())
+def _options(wrong: Judgement, rule: Rule) -> LayerOptions:
+    kinds = (wrong.kind,) if wrong.extreme else tuple(sorted(KINDS & rule.judged))
+    full = partial(full_runtime, layouts=rule.precision not in HALVES)
+    return LayerOptions(budget_s=BUDGET_S, kinds=kinds, full=full, rule=rule)
 
 
 def _warned(proved: Proved, warning: str) -> Proved:

@@ -26,9 +26,9 @@ def plain_runtime(path: Path) -> Backend:
     return open_backend("onnxruntime", path, BackendOptions(optimised=False))
 
 
-def full_runtime(path: Path) -> Backend:
-    """ONNX Runtime as it serves: with all that it does to a graph."""
-    return open_backend("onnxruntime", path)
+def full_runtime(path: Path, *, layouts: bool = True) -> Backend:
+    """ONNX Runtime as it serves: with all that it does to a graph of that precision."""
+    return open_backend("onnxruntime", path, BackendOptions(layouts=layouts))
 
 
 def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:

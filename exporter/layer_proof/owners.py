@@ -113,10 +113,6 @@ class OwnedGraph:
         """Whether any node is in the module at ``path``."""
         return any(_within(owner, (path,)) for owner in self.owners)
 
-    def within(self, nodes: Nodes, path: str) -> list[int]:
-        """Those of ``nodes`` that are in the module at ``path``."""
-        return [position for position in nodes if _within(self.owners[position], (path,))]
-
     def read_by(self, nodes: Nodes) -> set[str]:
         """All values that nodes read, weights included."""
         return {name for position in nodes for name in self._reads[position]}

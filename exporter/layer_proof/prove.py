@@ -31,6 +31,8 @@ from exporter.source import Source
 from exporter.summary import read_onnx
 from runtime.golden import Golden
 from runtime.manifest import Judgement, ModuleOrigin
+from runtime.precision import FULL as PRECISION
+from runtime.precision import RULES, Rule
 from runtime.proof import first_failure, judge
 from runtime.tensors import Array
 
@@ -49,6 +51,7 @@ class LayerOptions:
         full: Builds it as it is served.
         piece: Builds pieces when a fault is sought that only the fused graph has; ``full``
             where none is given.
+        rule: That of the artifact's precision, by which modules and outputs are judged.
     """
 
     rows: int = 8
@@ -57,6 +60,7 @@ class LayerOptions:
     plain: Open = plain_runtime
     full: Open = full_runtime
     piece: Open | None = None
+    rule: Rule = RULES[PRECISION]
 
 
 def layer_proof(
@@ -103,7 +107,7 @@ class _LayerProver:
         self._counts = self._models.count_calls(first.inputs)
         self._calls = grouped_calls(self._graph, self._counts, self._models.aliases)
         self._values = wanted_values(self._graph, self._calls)
-        self._rows = Rows(self._models, self._graph)
+        self._rows = Rows(self._models, self._graph, options.rule)
         self._cut = False
 
     def run(self) -> LayerProof:
@@ -132,7 +136,7 @@ class _LayerProver:
         bad = next((i for i, row in enumerate(rows) if row.local.verdict != "passed"), None)
         if bad is None or not rows[bad].joined or rows[bad].side == "input":
             return rows
-        row, again = rows[bad], Rows(self._models, self._graph)
+        row, again = rows[bad], Rows(self._models, self._graph, self._options.rule)
         sample = next(s for s in self._taken.samples() if s.kind == row.local.kind)
         with opened(with_outputs(self._model, self._values), self._options.plain) as infer:
             values = {**sample.inputs, **infer(sample.inputs)}
@@ -179,7 +183,7 @@ class _LayerProver:
             for sample in self._taken.samples(self._taken.run):
                 self._rows.add_outputs(sample, infer(sample.inputs))
         return tuple(
-            judge(pool, name, kind, extreme=self._taken.extremes[kind])
+            judge(pool, name, kind, extreme=self._taken.extremes[kind], rule=self._options.rule)
             for (name, kind), pool in self._rows.outputs.items()
         )
 
@@ -191,6 +195,9 @@ class _LayerProver:
                 f"{failure}; every module is within its local budget, also where nothing is "
                 "optimised, so the error builds up on the way"
             ))  # fmt: skip
+        if self._options.rule.snr_db is not None:
+            # Pieces are compared as float32 is, which no lower precision withstands.
+            return replace(proof, note=f"{failure}; every module is within its local budget")
         probe = Probe(
             self._model, self._graph, [row.value for row in proof.rows],
             list(self._taken.samples(self._taken.run)), self._rows.yardsticks(),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.source import Source, SourceRequest, load_source
+from exporter.preprocess.source import load_as_exported
+from exporter.source import Source, SourceRequest
 from runtime.errors import ExportError, NotFound, RepositoryError
 from runtime.manifest import Manifest
 
@@ -27,7 +28,7 @@ def source_of_version(
     named = model or manifest.source.factory
     request = SourceRequest(named, weights, manifest.inputs, dict(manifest.ranges))
     try:
-        source = load_source(request)
+        source = load_as_exported(request, manifest.preprocessing)
     except NotFound as error:
         if model is not None or (weights is not None and not weights.is_file()):
             raise

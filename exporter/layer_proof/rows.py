@@ -13,6 +13,7 @@ from exporter.layer_proof.owners import OwnedGraph
 from exporter.layer_proof.records import LayerRow, NotCompared
 from exporter.layer_proof.visits import Place
 from runtime.manifest import Judgement
+from runtime.precision import FULL, RULES, Rule
 from runtime.proof import ErrorPool, Scale, is_load, judge
 from runtime.tensors import Array
 
@@ -23,14 +24,16 @@ Pools = dict[tuple[Key, str], ErrorPool]
 class Rows:
     """Pools by place and value, and by kind of input.
 
+    Values are judged by the rule of the artifact's precision, each as an output would be.
+
     Attributes:
         passed: Modules that made no tensor of their own.
         missing: Modules with a tensor that no value of the graph is.
         outputs: Of the artifact as it is served, by output and kind.
     """
 
-    def __init__(self, models: Models, graph: OwnedGraph) -> None:
-        self._models, self._graph = models, graph
+    def __init__(self, models: Models, graph: OwnedGraph, rule: Rule = RULES[FULL]) -> None:
+        self._models, self._graph, self._rule = models, graph, rule
         self._pairs: dict[Key, Pair] = {}
         self._local: Pools = {}
         self._full: Pools = {}
@@ -103,11 +106,7 @@ class Rows:
         nodes = [] if pair.again else graph.between(value, stops - {value})
         module, call = pair.module, pair.call
         other = pair.otherwise[0]
-        if (
-            nodes
-            and graph.owns_any(module)
-            and (not graph.within(nodes, module) or any(graph.owners[i] == other for i in nodes))
-        ):
+        if graph.owns_any(module) and any(graph.owners[i] == other for i in nodes):
             module, call = pair.otherwise
         # The sizes of axes are read off far away; what is the module's own comes first.
         nodes.sort(key=lambda i: graph.owners[i] != module)
@@ -121,9 +120,10 @@ class Rows:
             nodes=tuple(graph.nodes[i].name or f"#{i}" for i in nodes),
             operators=tuple(graph.nodes[i].op_type for i in nodes),
             joined=self._joined(pair, module, nodes),
-            local=_worst(self._local, key, extremes) or _worst_of(self._full, key, extremes),
-            accumulated=_worst(self._accumulated, key, extremes),
-            local_full=_worst(self._full, key, extremes),
+            local=_worst(self._local, key, extremes, self._rule)
+            or _worst_of(self._full, key, extremes, self._rule),
+            accumulated=_worst(self._accumulated, key, extremes, self._rule),
+            local_full=_worst(self._full, key, extremes, self._rule),
         )
 
     def _joined(self, pair: Pair, module: str, nodes: list[int]) -> tuple[str, ...]:
@@ -199,17 +199,17 @@ def _stable_rows(stable: Array | None, array: Array) -> Array | None:
     return np.full(max(first, 1), stable.all())
 
 
-def _worst(pools: Pools, key: Key, extremes: Mapping[str, bool]) -> Judgement | None:
+def _worst(pools: Pools, key: Key, extremes: Mapping[str, bool], rule: Rule) -> Judgement | None:
     judged = [
-        judge(pools[key, kind], key[1], kind, extreme=extreme)
+        judge(pools[key, kind], key[1], kind, extreme=extreme, rule=rule)
         for kind, extreme in extremes.items()
         if (key, kind) in pools
     ]
     return max(judged, key=_badness, default=None)
 
 
-def _worst_of(pools: Pools, key: Key, extremes: Mapping[str, bool]) -> Judgement:
-    found = _worst(pools, key, extremes)
+def _worst_of(pools: Pools, key: Key, extremes: Mapping[str, bool], rule: Rule) -> Judgement:
+    found = _worst(pools, key, extremes, rule)
     assert found is not None  # a pair comes with a pool
     return found
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from exporter.artifact import serialized_graph
+from exporter.layer_proof.blame import located
 from exporter.layers import module_map
-from exporter.parity import ProofOptions
+from exporter.parity import ProofOptions, Proved
 from exporter.precision.kinds import FLOATS, lower_name
 from exporter.precision.lowered import Lowered, lower_graph
 from exporter.precision.proofs import Artifact, check_real, prove_lower
@@ -25,6 +26,7 @@ from runtime.errors import InvalidInput
 from runtime.golden import read_golden
 from runtime.layout import check_model_name, staged_folder
 from runtime.manifest import Lowering, Manifest, ModuleOrigin
+from runtime.precision import rule_of
 
 Notify = Callable[[str], None]
 
@@ -155,7 +157,11 @@ def lower_version(
             replace(full.proof, precision=precision),
             (proof, read_golden(given.folder / evidence.file)),
         )
-        manifest = _manifest(given, name, precision, graph.data, lowered, model, calibration)
+        origins = _origins(given.manifest.module_map, model, lowered.model)
+        first = located(full.source, file, origins, Proved(proofs[0], golden), notify,
+                        rule_of(precision)).proof  # fmt: skip
+        proofs = (first, *proofs[1:])
+        manifest = _manifest(given, name, precision, graph.data, lowered, origins, calibration)
         manifest = replace(manifest, artifact=replace(manifest.artifact, data=data_files))
         batchable = proofs[0].batchable
         manifest = replace(
@@ -170,7 +176,7 @@ def _manifest(
     precision: str,
     data: bytes,
     lowered: Lowered,
-    model: ir.Model,
+    origins: dict[str, ModuleOrigin],
     calibration: Calibration,
 ) -> Manifest:
     full = given.manifest
@@ -193,7 +199,7 @@ def _manifest(
                 quantised=lowered.quantised,
             ),
         ),
-        module_map=_origins(full.module_map, model, lowered.model),
+        module_map=origins,
     )
 
 

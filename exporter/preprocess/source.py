@@ -35,6 +35,37 @@ def load_prepared(request: SourceRequest, words: PreprocessWords | None) -> Sour
     return with_pixels(load_source(replace(request, ranges=rest)), words, own)
 
 
+def load_as_exported(request: SourceRequest, record: Preprocessing | None) -> Source:
+    """Load a source as a version of it was exported.
+
+    Args:
+        request: Its inputs and ranges are the version's own.
+        record: The version's; where the artifact prepares pictures, the module does it again.
+
+    Raises:
+        TwinportError: As ``load_source``.
+    """
+    if record is None or record.done_by != "artifact":
+        return load_source(request)
+    pixels = next(spec for spec in request.inputs if spec.name == record.input)
+    batch, height, width, channels = pixels.shape
+    sides = (record.height or height, record.width or width)
+    prepared = TensorSpec(pixels.name, "float32", (batch, channels, *sides))
+    inputs = tuple(prepared if spec is pixels else spec for spec in request.inputs)
+    left = {axis for spec in inputs for axis in spec.shape}
+    ranges = {axis: size for axis, size in request.ranges.items() if axis in left}
+    source = load_source(replace(request, inputs=inputs, ranges=ranges))
+    put_before(source.module, Preprocess(record, resizes=sides != (height, width)))
+    return replace(
+        source,
+        inputs=tuple(pixels if spec.name == record.input else spec for spec in source.inputs),
+        ranges=dict(request.ranges),
+        values={**source.values, record.input: PIXEL_VALUES},
+        preprocessing=record,
+        program=None,
+    )
+
+
 def with_pixels(
     source: Source, words: PreprocessWords, ranges: Mapping[str, Range] | None = None
 ) -> Source:

@@ -46,6 +46,7 @@ def read_state(path: Path) -> State:
         ExportError: The file has another ending, is damaged, holds something else, or is a
             pickle that would run code.
     """
+    _check_readable(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path, device="cpu")
@@ -54,6 +55,15 @@ def read_state(path: Path) -> State:
     if path.suffix not in _PICKLES:
         raise ExportError(f"weights {path.name} have an unknown ending; use .safetensors or .pt")
     return _state_in(_unpickled(path), path.name)
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ExportError(
+            f"weights {path.name} cannot be read: {error.strerror or error}"
+        ) from error
 
 
 @contextmanager

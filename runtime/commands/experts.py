@@ -29,6 +29,7 @@ MOVES_PART = 0.028
 three in a hundred of what a balancer transfers that begins anew."""
 
 _SHOWN: dict[str, Any] = {"show_default": True}
+_LARGEST_MB = 1_000_000
 
 
 @click.group()
@@ -58,7 +59,7 @@ def _speeds(_ctx: click.Context, _option: click.Parameter, text: str | None) -> 
               **_SHOWN)  # fmt: skip
 @click.option("--speed", callback=_speeds, metavar="S,S,…", help="Of each device, in proportion.")
 @click.option("--slots", type=click.IntRange(min=1),
-              help="Replica places of a layer.  [default: experts + devices]")  # fmt: skip
+              help="Of a layer, on all devices.  [default: experts + devices]")  # fmt: skip
 @click.option("--memory", type=click.IntRange(min=1),
               help="Replicas a device holds.  [default: its part of all slots]")  # fmt: skip
 @click.option("--moves", type=click.IntRange(min=0),
@@ -107,20 +108,24 @@ def replay_command(
 def _setting(trace: Trace, asked: dict[str, Any]) -> Setting:
     """What was asked for, with defaults that depend on the trace."""
     _, layers, count = trace.counts.shape
-    slots = asked["slots"] or count + asked["devices"]
-    memory = asked["memory"] or -(-slots * layers // asked["devices"])
-    devices = equal_devices(asked["devices"], memory, asked["nodes"])
+    devices = asked["devices"]
+    slots = asked["slots"] or -(-(count + devices) // devices) * devices
+    memory = asked["memory"] or -(-slots * layers // devices)
+    standing = equal_devices(devices, memory, asked["nodes"])
     if asked["speed"] is not None:
-        devices = Devices(np.array(asked["speed"]), devices.memory, devices.node)
+        standing = Devices(np.array(asked["speed"]), standing.memory, standing.node)
     if asked["touch"] and trace.together is None:
         raise UsageProblem("--touch needs a trace that counts which experts are called together")
+    if not 0 <= asked["replica_mb"] <= _LARGEST_MB:
+        given = asked["replica_mb"]
+        raise UsageProblem(f"--replica-mb is {given}; give 0 to {_LARGEST_MB:,}")
     terms = Terms(
         asked["off_home"], asked["touch"], asked["replica_price"],
         int(asked["replica_mb"] * 1e6), None, trace.together,
     )  # fmt: skip
     moves = asked["moves"]
     return Setting(
-        devices, slots, int(MOVES_PART * slots * layers) if moves is None else moves,
+        standing, slots, int(MOVES_PART * slots * layers) if moves is None else moves,
         asked["groups"], asked["predicted"], terms,
     )  # fmt: skip
 

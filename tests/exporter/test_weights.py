@@ -99,6 +99,17 @@ def test_a_pickle_of_something_else_is_no_state_dict(tmp_path):
         load_weights(net(), tmp_path / "w.pt")
 
 
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_a_file_without_permission_says_so(tmp_path, monkeypatch, ending):
+    def refuse(self, *_args, **_more):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    (tmp_path / f"w{ending}").write_bytes(b"")
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ExportError, match=rf"weights w{ending} cannot be read: Permission denied$"):
+        load_weights(net(), tmp_path / f"w{ending}")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(NotFound, match=r"gone.pt do not exist"):
         load_weights(net(), tmp_path / "gone.pt")

@@ -62,11 +62,18 @@ async def test_a_call_that_is_larger_than_those_before_is_expected_to_take_longe
     assert not worker.runs_inline(10**9)
 
 
-async def test_one_slow_call_among_short_ones_changes_little(worker):
-    for _ in range(20):
-        worker.timed(lambda: None, 8)
-    worker.timed(lambda: time.sleep(20 * INLINE_LIMIT_S), 8)
+async def test_one_call_that_was_kept_waiting_changes_little(worker, monkeypatch):
+    now_s = iter([0.0, 0.0, 1.0, 1.0 + 5 * INLINE_LIMIT_S])
+    monkeypatch.setattr("runtime.worker.time.perf_counter", lambda: next(now_s))
+    worker.timed(lambda: None, 8)
+    worker.timed(lambda: None, 8)
     assert worker.runs_inline(8)
+
+
+async def test_a_call_that_is_slow_for_certain_is_believed_at_once(worker):
+    worker.timed(lambda: None, 8)
+    worker.timed(lambda: time.sleep(20 * INLINE_LIMIT_S), 8)
+    assert not worker.runs_inline(8)
 
 
 async def test_calls_that_become_slow_are_moved_to_the_thread(worker):

@@ -112,6 +112,9 @@ def test_what_the_users_module_prints_does_not_get_into_the_json(run, there):
     assert code == 0, err
     assert json.loads(out)["proofs"][0]["verdict"] == "passed"
     assert "the user's module prints" in err
+    code, out, err = run("inspect", "net.py:Net", *X, "--json")
+    assert (code, json.loads(out)["parameters"]) == (0, 15)
+    assert "the user's module prints" in err
 
 
 @pytest.fixture

@@ -39,6 +39,16 @@ def test_a_moved_weight_is_shown_with_its_module_and_its_effect(run, lenet, othe
     assert "ratio" in out
 
 
+def test_a_file_without_a_manifest_has_the_modules_of_the_version_beside_it(run, lenet, tmp_path):
+    model = onnx.load(lenet.folder / "model.onnx")
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "LeakyRelu"
+    onnx.save(model, tmp_path / "other.onnx")
+    code, out, _ = run("diff", lenet.folder, tmp_path / "other.onnx", "--no-speed")
+    assert code == 0
+    assert "nodes of relu1: changed node_relu (Relu to LeakyRelu)" in out
+    assert "Relu nodes: 4 and 3" in out
+
+
 def test_a_difference_is_an_exit_code_where_that_is_asked_for(run, lenet, other):
     code, out, err = run("diff", lenet.folder, other, "--exit-code", "--no-speed", "--json")
     assert (code, err) == (1, "")

@@ -12,8 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+import exporter.precision.lowered as lowered
+from exporter.commands.layers import proof_of_version
 from exporter.parity import ProofOptions
 from exporter.pipeline import ExportRequest, export_model
+from exporter.precision.budget import Budgeted
 from exporter.precision.pipeline import PrecisionWish
 from exporter.source import SourceRequest
 from runtime.backends.base import BackendOptions
@@ -172,6 +175,33 @@ def test_a_wrong_scale_fails_the_replay(versions, tmp_path):
     replayed = replay_here(folder, changed, BackendOptions())
     assert replayed.verdict == "failed"
     assert "signal-to-noise" in replayed.reason
+
+
+def test_the_layer_proof_judges_modules_by_the_rule_of_the_precision(versions):
+    int8 = versions["int8"]
+    proof = proof_of_version(int8.folder, int8.manifest, None, None, BackendOptions())
+    assert proof.passed
+    convolution = next(row for row in proof.rows if row.module == "conv2")
+    assert convolution.local.snr_limit_db == 20.0
+    assert 20 < convolution.local.snr_db < 60
+
+
+def test_a_failed_proof_of_a_lower_precision_names_the_module(lenet, tmp_path, monkeypatch):
+    def spoilt(chosen, scales, record):
+        steps = {name: step / 20 if name == "view" else step for name, step in scales.items()}
+        return quantise(chosen, steps, record)
+
+    monkeypatch.delenv("TWINPORT_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    quantise = lowered.quantise
+    monkeypatch.setattr(lowered, "quantise", spoilt)
+    monkeypatch.setattr(lowered, "within_budget", lambda choice, *_: Budgeted(choice, 30.0))
+    shutil.copytree(lenet.folder.parent.parent, tmp_path / "r")
+    request = ExportRequest(SourceRequest("lenet5"), tmp_path / "r",
+                            precisions=PrecisionWish(("int8",)))  # fmt: skip
+    (version,) = export_model(request).lower
+    assert version.folder == tmp_path / "r" / "lenet5_int8" / "failed" / "1"
+    assert "the first module over its local budget is fc1" in version.manifest.proof.reason
 
 
 def test_a_module_that_is_kept_stays_fp32(export_net, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +12,7 @@ from torch import nn
 
 from exporter.layers import CLASSES
 from exporter.pipeline import ExportRequest, export_model
-from exporter.preprocess.source import load_prepared, with_pixels
+from exporter.preprocess.source import load_as_exported, load_prepared, with_pixels
 from exporter.preprocess.words import words_from_text
 from exporter.source import SourceRequest
 from runtime.errors import InvalidInput
@@ -197,3 +199,42 @@ def test_a_users_net_takes_pixels_and_other_inputs(tmp_path, export_net):
         "uint8 [batch, height, width, 3]", "float32 [batch, 2]",
     ]  # fmt: skip
     assert spec_from_text("shift:float32[batch,2]") in written.manifest.inputs
+
+
+def test_published_weights_of_torchvision_bring_their_own_record(tmp_path, monkeypatch):
+    from torchvision import models
+
+    weights = models.ShuffleNet_V2_X0_5_Weights.DEFAULT
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(models.shufflenet_v2_x0_5().state_dict(), folder / weights.url.rpartition("/")[2])
+    request = SourceRequest("torchvision:shufflenet_v2_x0_5", Path("DEFAULT"))
+    source = load_prepared(request, words_from_text("auto"))
+    assert source.inputs[0].shape == ("batch", "height", "width", 3)
+    recipe, own = weights.transforms(), source.preprocessing
+    assert [own.short_side] == recipe.resize_size
+    assert [own.height, own.width] == recipe.crop_size * 2
+    assert (list(own.mean), list(own.std)) == (recipe.mean, recipe.std)
+    pixels = torch.randint(0, 256, (1, 300, 411, 3), dtype=torch.uint8)
+    prepared = recipe(pixels.permute(0, 3, 1, 2).float() / 255)
+    by_graph = source.module.preprocess(pixels)
+    np.testing.assert_allclose(by_graph, prepared, rtol=0, atol=1e-4)
+
+
+def test_a_version_is_loaded_again_as_it_was_exported(pixels):
+    manifest = pixels.manifest
+    request = SourceRequest("lenet5", inputs=manifest.inputs, ranges=manifest.ranges)
+    again = load_as_exported(request, manifest.preprocessing)
+    assert (again.inputs, again.ranges) == (manifest.inputs, manifest.ranges)
+    given = torch.randint(0, 256, (2, 40, 20, 1), dtype=torch.uint8)
+    first = load_prepared(SourceRequest("lenet5"), words_from_text("auto"))
+    assert torch.equal(again.module(image=given), first.module(image=given))
+    assert load_as_exported(SourceRequest("lenet5"), None).pixels is None
+
+
+def test_layers_are_proved_behind_the_preprocessing(pixels, run):
+    code, out, err = run("parity", pixels.folder.parent, "--layers")
+    assert code == 0, err
+    assert "preprocess" in out
+    assert "fc3" in out

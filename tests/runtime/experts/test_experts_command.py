@@ -56,6 +56,7 @@ def test_every_kind_of_trace_can_be_replayed(kind, tmp_path, twinport):
     [
         (["--slots", "31", "--policy", "ours"], 1, "slots: 31 a layer do not hold 32 experts"),
         (["--devices", "9", "--nodes", "2"], 1, "9 devices do not make 2 equal nodes"),
+        (["--replica-mb", "inf"], 2, "--replica-mb is inf; give 0 to 1,000,000"),
         (["--touch", "1"], 2, "--touch needs a trace that counts"),
         (["--speed", "1,fast"], 2, "no list of numbers"),
         (["--speed", "1,2"], 1, "there are 2 speeds"),
@@ -75,3 +76,8 @@ def test_a_file_that_is_no_trace_is_one_line(twinport, tmp_path):
     assert ran.code == 1
     assert ran.err.count("\n") == 1
     assert "counts is nothing; wanted integers [windows, layers, experts]" in ran.err
+
+
+def test_slots_are_rounded_up_so_that_every_policy_can_place(trace, twinport):
+    ran = twinport("experts", "replay", trace, "--devices", "7")
+    assert ran.code == 0, ran.err
