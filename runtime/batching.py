@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-from runtime.batch_rows import Arrays, Shapes, joined, parted
+from runtime.batch_call import Computed, Run, compute
+from runtime.batch_rows import Arrays, Shapes, parted
 from runtime.errors import DeadlineExceeded, ResourceExhausted, TwinportError, Unavailable
 from runtime.experts.feed import LoadFeed
-from runtime.manifest import LOAD_OUTPUT
 from runtime.queueing import QueueSettings, RequestQueue, Waiting
 from runtime.statistics import CallTimes, Failure, Statistics
 from runtime.tensors import Array
@@ -37,8 +37,6 @@ _CROWDED = 0.3
 _MOST_NOTED = 64
 COARSE_SECONDS = 1e-3
 """What a timer of the event loop can tell apart; shorter delays are spent in turns."""
-
-Run: TypeAlias = Callable[[Arrays, Sequence[str]], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -75,19 +73,6 @@ class Lane:
     run: Run
     worker: Worker
     calls: int = 0
-
-
-class _Computed(NamedTuple):
-    """What one call gave, and nanoseconds: joining, the backend, and when it was done.
-
-    ``load`` is of experts, where it was to be counted.
-    """
-
-    answers: dict[str, Array]
-    input_ns: int
-    infer_ns: int
-    done_ns: int
-    load: Array | None
 
 
 class Batcher:
@@ -317,7 +302,7 @@ class Batcher:
     def _call_here(self, batch: list[Waiting], lane: Lane, size: int) -> None:
         begun = time.monotonic_ns()
         try:
-            computed = lane.worker.timed(partial(_compute, batch, lane.run, self._counts()), size)
+            computed = lane.worker.timed(partial(compute, batch, lane.run, self._counts()), size)
             self._answer(batch, computed, begun)
         except Exception as error:
             self._failed(batch, error)
@@ -326,13 +311,13 @@ class Batcher:
         begun: list[int] = []
         counts = self._counts()
 
-        def call() -> _Computed | None:
+        def call() -> Computed | None:
             begun.append(time.monotonic_ns())
             if all(item.answer.done() for item in batch):
                 return None  # nobody waits for it any more
-            return _compute(batch, lane.run, counts)
+            return compute(batch, lane.run, counts)
 
-        def ended(future: Future[_Computed | None]) -> None:
+        def ended(future: Future[Computed | None]) -> None:
             lane.calls -= 1
             self._running -= 1
             try:
@@ -351,7 +336,7 @@ class Batcher:
         """Whether the load of experts of the next call is to be counted."""
         return self._loads is not None and self._loads.draws()
 
-    def _answer(self, batch: list[Waiting], computed: _Computed, begun: int) -> None:
+    def _answer(self, batch: list[Waiting], computed: Computed, begun: int) -> None:
         self._answered_ns = time.monotonic_ns()
         answers = computed.answers
         parts = [answers] if len(batch) == 1 else parted(answers, [i.rows for i in batch])
@@ -394,29 +379,6 @@ class Batcher:
         for item in batch:
             if not item.answer.done():
                 item.answer.set_exception(error)
-
-
-def _compute(batch: Sequence[Waiting], run: Run, counts: bool) -> _Computed:
-    """One call for all requests of a batch, here; the load of experts too where it counts."""
-    start = time.monotonic_ns()
-    first = batch[0]
-    if len(batch) == 1:
-        arrays, names = first.arrays, first.outputs
-    else:
-        arrays = joined([item.arrays for item in batch])
-        names = list(dict.fromkeys([name for item in batch for name in item.outputs]))
-    ready = time.monotonic_ns()
-    load = None
-    if not counts:
-        answers = run(arrays, names)
-    elif LOAD_OUTPUT in names:
-        answers = run(arrays, names)
-        load = answers[LOAD_OUTPUT]
-    else:
-        answers = run(arrays, [*names, LOAD_OUTPUT])
-        load = answers.pop(LOAD_OUTPUT)
-    done = time.monotonic_ns()
-    return _Computed(answers, ready - start, done - ready, done, load)
 
 
 def _reason(error: BaseException) -> Failure:

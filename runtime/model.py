@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.backends.base import Backend, BackendIdentity
+from runtime.batch_call import Run
 from runtime.batch_rows import Shapes
-from runtime.batching import Batcher, BatchSettings, Lane, Run
+from runtime.batching import Batcher, BatchSettings, Lane
 from runtime.errors import InvalidInput
 from runtime.experts.feed import LoadFeed
 from runtime.manifest import Manifest
