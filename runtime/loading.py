@@ -195,7 +195,9 @@ def _loads(record: ModelRecord, store: LoadStore | None) -> LoadFeed | None:
     if isinstance(layers, str) or isinstance(experts, str):
         return None
     manifest = record.manifest
-    key = f"{record.name}-{manifest.artifact.sha256[:32]}" if manifest is not None else ""
+    key = ""
+    if manifest is not None:
+        key = f"{record.name}-{record.version}-{manifest.artifact.sha256[:32]}"
     return store.feed(f"{record.name}/{record.version}", key, layers, experts)
 
 

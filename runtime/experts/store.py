@@ -37,7 +37,7 @@ class _Open:
 
 
 class LoadStore:
-    """The loads that this process counts; two versions of one artifact share theirs."""
+    """The loads that this process counts; a version that is loaded anew shares its own."""
 
     def __init__(self, state: Path, share: float) -> None:
         """Nothing is read or written yet.

@@ -82,7 +82,7 @@ def test_the_next_run_goes_on_with_the_window_and_counts_tokens_anew(tmp_path):
     feed = store.feed("m/1", "m-abc", 1, 3)
     feed.offer(ONE, [1])
     store.release(feed)
-    again = store.feed("m/2", "m-abc", 1, 3)
+    again = store.feed("m/1", "m-abc", 1, 3)
     again.offer(ONE, [1])
     summary = again.summary()
     assert (summary.requests, summary.tokens) == (1, ((1, 1, 1),))
@@ -91,7 +91,7 @@ def test_the_next_run_goes_on_with_the_window_and_counts_tokens_anew(tmp_path):
     assert [path.name for path in (tmp_path / "experts" / "0").iterdir()] == ["m-abc.npz"]
 
 
-def test_versions_of_one_artifact_share_their_load_until_the_last_leaves(tmp_path):
+def test_a_version_loaded_anew_shares_its_load_until_the_last_leaves(tmp_path):
     store = LoadStore(tmp_path, 1.0)
     one, other = (store.feed("m/1", "m-abc", 1, 3) for _ in range(2))
     assert one is other
