@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import batching
+from runtime import batch_call, batching
 from runtime.batch_rows import joined, parted
 from runtime.batching import Batcher, BatchSettings, Lane
 from runtime.errors import DeadlineExceeded, InvalidInput, ResourceExhausted, Unavailable
@@ -171,7 +171,7 @@ async def test_memory_that_is_used_up_leaves_nobody_waiting(model, batcher_of, m
         raise MemoryError
 
     batcher = batcher_of(max_rows=8)
-    monkeypatch.setattr(batching, "joined", exhausted)
+    monkeypatch.setattr(batch_call, "joined", exhausted)
     async with asyncio.timeout(10):
         answers = await asyncio.gather(
             *(batcher.submit(x(value), ["y"]) for value in (1, 2)), return_exceptions=True
