@@ -31,7 +31,9 @@ from serving_servers import METHOD
 
 from protos import ModelInferRequest
 from runtime.codec import arrays_from_request
+from runtime.model import Model
 from runtime.plain_wire import PlainAnswers
+from runtime.request_forms import Forms
 from runtime.server import Life
 from runtime.service.call import Call
 from runtime.settings import ServerSettings
@@ -69,8 +71,7 @@ async def profiled(repository: Path, state: Path) -> dict[str, Any]:
     life = Life(ServerSettings(repository, port=0, state=state, metrics=False), lambda _line: None)
     await life.load()
     model = life.servicer._repository.model("lenet5")
-    backend = model._backends[0]
-    steps = {str(rows): steps_of(payload_of(rows), model.record.inputs, backend) for rows in ROWS}
+    steps = {str(rows): steps_of(payload_of(rows), model) for rows in ROWS}
     whole = {
         f"{count}{'' if rows == 1 else f'x{rows}'}": await through(life, payload_of(rows), count)
         for rows in ROWS
@@ -80,17 +81,30 @@ async def profiled(repository: Path, state: Path) -> dict[str, Any]:
     return {"machine": f"{os.cpu_count()} cores", "steps": steps, "whole": whole}
 
 
-def steps_of(payload: bytes, specs: Mapping[str, Any], backend: Any) -> dict[str, float]:
+def steps_of(payload: bytes, model: Model) -> dict[str, float]:
     """Microseconds of every step of one request."""
-    request = ModelInferRequest.FromString(payload)
-    arrays = arrays_from_request(request, specs)
+    backend, forms = model._backends[0], Forms()
+
+    def read() -> Mapping[str, Any]:
+        usual = forms.read(payload)
+        assert usual is not None, "nothing about the request is unusual"
+        fit = usual.form.fit(model)
+        assert fit is not None, "it fits the model"
+        arrays = usual.arrays(fit, payload)
+        assert arrays is not None, "so does its data"
+        return arrays
+
+    def read_the_long_way() -> Mapping[str, Any]:
+        return arrays_from_request(ModelInferRequest.FromString(payload), model.record.inputs)
+
+    arrays = read()
     outputs = backend.infer(arrays, ["logits"])
     answers = PlainAnswers()
     answer = answers.answer(outputs, model="lenet5", version=1)
     assert answer is not None, "numbers are answered on the short way"
     calls: dict[str, Callable[[], object]] = {
-        "parse the message": lambda: ModelInferRequest.FromString(payload),
-        "decode and check the inputs": lambda: arrays_from_request(request, specs),
+        "read the request": read,
+        "read it the long way": read_the_long_way,
         "ONNX Runtime": lambda: backend.infer(arrays, ["logits"]),
         "write the answer": lambda: answers.answer(outputs, model="lenet5", version=1),
         "frame it (envoy)": lambda: framed(answer),

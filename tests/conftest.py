@@ -18,13 +18,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from runtime.error_pool import ErrorPool
 from runtime.golden import FILE_NAME as GOLDEN_FILE
 from runtime.golden import Case, Golden, Kept, golden_to_bytes
 from runtime.layout import CONFIG_FILE
 from runtime.manifest import FILE_NAME as MANIFEST_FILE
 from runtime.manifest import Artifact, Evidence, Manifest, Source, manifest_to_text
 from runtime.model_config import ModelFacts, config_to_write
-from runtime.proof import ErrorPool
 from runtime.tensors import TensorSpec
 
 # Before torch is imported, and for every program that a test starts: threads that wait for

@@ -15,7 +15,7 @@ from typing import Any
 from prometheus_client import ProcessCollector
 
 from runtime.experts.summary import ExpertsSummary, experts_of_processes
-from runtime.manifest import record_from_data
+from runtime.json_records import record_from_data
 from runtime.shadow.summary import ShadowSummary, shadows_of_processes, summary_of
 from runtime.statistics import BatchTimes, Failure, Histogram, Statistics
 from runtime.versions import State, Version

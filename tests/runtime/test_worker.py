@@ -18,6 +18,18 @@ def worker():
     worker.close()
 
 
+@pytest.fixture
+def takes(worker, monkeypatch):
+    """Lets the worker see a call that took so long."""
+
+    def timed(seconds, size=8):
+        now_s = iter([0.0, seconds])
+        monkeypatch.setattr("runtime.worker.time.perf_counter", lambda: next(now_s))
+        worker.timed(lambda: None, size)
+
+    return timed
+
+
 class Gate:
     """A call that runs until it is let go."""
 
@@ -62,25 +74,23 @@ async def test_a_call_that_is_larger_than_those_before_is_expected_to_take_longe
     assert not worker.runs_inline(10**9)
 
 
-async def test_one_call_that_was_kept_waiting_changes_little(worker, monkeypatch):
-    now_s = iter([0.0, 0.0, 1.0, 1.0 + 5 * INLINE_LIMIT_S])
-    monkeypatch.setattr("runtime.worker.time.perf_counter", lambda: next(now_s))
-    worker.timed(lambda: None, 8)
-    worker.timed(lambda: None, 8)
+async def test_one_call_that_was_kept_waiting_changes_little(worker, takes):
+    takes(0.0)
+    takes(5 * INLINE_LIMIT_S)
     assert worker.runs_inline(8)
 
 
-async def test_a_call_that_is_slow_for_certain_is_believed_at_once(worker):
-    worker.timed(lambda: None, 8)
-    worker.timed(lambda: time.sleep(20 * INLINE_LIMIT_S), 8)
+async def test_a_call_that_is_slow_for_certain_is_believed_at_once(worker, takes):
+    takes(0.0)
+    takes(20 * INLINE_LIMIT_S)
     assert not worker.runs_inline(8)
 
 
-async def test_calls_that_become_slow_are_moved_to_the_thread(worker):
-    worker.timed(lambda: time.sleep(INLINE_LIMIT_S / 2), 8)
+async def test_calls_that_become_slow_are_moved_to_the_thread(worker, takes):
+    takes(INLINE_LIMIT_S / 2)
     assert worker.runs_inline(8)
     for _ in range(100):
-        worker.timed(lambda: time.sleep(2 * INLINE_LIMIT_S), 8)
+        takes(2 * INLINE_LIMIT_S)
     assert not worker.runs_inline(8)
 
 
@@ -129,14 +139,14 @@ async def test_an_error_of_the_call_reaches_whoever_is_told(worker):
     assert await run(worker, lambda: 3, 1) == 3
 
 
-async def test_what_small_calls_cost_is_not_scaled_up_to_sizes_that_are_known(worker):
-    await run(worker, lambda: None, 64)
-    await run(worker, lambda: time.sleep(2 * INLINE_LIMIT_S), 1)
+async def test_what_small_calls_cost_is_not_scaled_up_to_sizes_that_are_known(worker, takes):
+    takes(0.0, 64)
+    takes(2 * INLINE_LIMIT_S, 1)
     assert not worker.runs_inline(1)
     assert worker.runs_inline(64)
 
 
-async def test_a_size_not_seen_is_judged_by_the_nearest_one(worker):
-    await run(worker, lambda: time.sleep(INLINE_LIMIT_S / 4), 16)
+async def test_a_size_not_seen_is_judged_by_the_nearest_one(worker, takes):
+    takes(INLINE_LIMIT_S / 4, 16)
     assert worker.runs_inline(1)
     assert not worker.runs_inline(16 * 64)
