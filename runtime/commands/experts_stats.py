@@ -21,9 +21,9 @@ from runtime.watch.scrape import metrics_url, samples_at
 @click.command("stats")
 @click.option("--url", default=DEFAULT_URL, show_default=True,
               help="HOST:PORT of the metrics, or their whole address.")  # fmt: skip
-@click.option("--model", help="Of one model.  [default: all]")
+@click.option("--model", help="NAME or NAME/VERSION.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--png", type=click.Path(path_type=Path), help="Draw a heat map of one model.")
+@click.option("--png", type=click.Path(path_type=Path), help="Draw a heat map of one version.")
 def stats_command(url: str, model: str | None, as_json: bool, png: Path | None) -> None:
     """Show how the experts of served models were called, layer by layer.
 
@@ -34,7 +34,7 @@ def stats_command(url: str, model: str | None, as_json: bool, png: Path | None) 
     loads = loads_from_samples(samples_at(metrics_url(url)), model)
     if png is not None and len(loads) > 1:
         names = ", ".join(f"{load.model}/{load.version}" for load in loads)
-        raise UsageProblem(f"--png draws one model; there are {names}: name one with --model")
+        raise UsageProblem(f"--png draws one version; there are {names}: name one with --model")
     if as_json:
         click.echo(json.dumps({"models": [load.to_dict() for load in loads]}))
     else:

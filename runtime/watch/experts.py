@@ -75,7 +75,11 @@ class ModelLoad:
 
 
 def loads_from_samples(samples: Iterable[Sample], model: str | None = None) -> list[ModelLoad]:
-    """Every version whose experts are counted, or those of one model.
+    """Every version whose experts are counted, or some of them.
+
+    Args:
+        samples: All metrics.
+        model: ``NAME`` for the versions of one model, ``NAME/VERSION`` for one.
 
     Raises:
         InvalidInput: There is none.
@@ -84,9 +88,11 @@ def loads_from_samples(samples: Iterable[Sample], model: str | None = None) -> l
     requests: dict[tuple[str, str], dict[str, int]] = {}
     cells: dict[tuple[str, str], dict[str, dict[tuple[int, int], int]]] = {}
     for name, labels, value, *_ in samples:
-        if not name.startswith("twinport_expert_") or model not in (None, labels["model"]):
+        if not name.startswith("twinport_expert_"):
             continue
         key = labels["model"], labels["version"]
+        if model not in (None, key[0], "/".join(key)):
+            continue
         if name in _NUMBERS:
             numbers.setdefault(key, {})[_NUMBERS[name]] = value
         elif name == _REQUESTS:
@@ -105,7 +111,7 @@ def loads_from_samples(samples: Iterable[Sample], model: str | None = None) -> l
             *key, numbers[key]["share"], requests[key], _table(cells[key]["tokens"]),
             int(numbers[key]["window_requests"]), _table(cells[key]["window"]),
         )
-        for key in sorted(numbers)
+        for key in sorted(numbers, key=lambda key: (key[0], len(key[1]), key[1]))
     ]  # fmt: skip
 
 

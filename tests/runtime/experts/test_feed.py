@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -45,6 +46,18 @@ def test_the_thread_counts_by_itself(feed, monkeypatch):
     monkeypatch.setattr(ExpertLoad, "add", lambda *args: (add(*args), counted.set()))
     feed.offer(ONE, [1])
     assert counted.wait(10)
+
+
+def test_what_was_counted_is_kept_from_time_to_time(monkeypatch):
+    monkeypatch.setattr(feeding, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(feeding, "GATHER_SECONDS", 0.01)
+    kept = SimpleQueue()
+    feed = LoadFeed(ExpertLoad(1, 3), 1.0, kept.put, "m/1")
+    for number in (1, 2):
+        feed.offer(ONE, [1])
+        assert kept.get(timeout=10)["requests"] == number
+    feed.close()
+    assert kept.empty()
 
 
 def test_too_much_is_dropped_and_said(feed, monkeypatch):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from runtime.cli import main
 from runtime.errors import InvalidInput
 from runtime.experts.summary import ExpertsSummary, experts_of_processes
 from runtime.observe.collector import exposition
+from runtime.observe.endpoint import MetricsEndpoint
 from runtime.observe.snapshot import (
     Snapshot,
     VersionSnapshot,
@@ -78,3 +80,22 @@ def test_models_without_experts_have_no_such_metrics_and_are_said_to():
         loads_from_samples(samples)
     with pytest.raises(InvalidInput, match="of 'other'"):
         loads_from_samples(samples_of(snapshot(LOAD)), "other")
+
+
+def test_versions_come_in_their_order_and_one_can_be_named():
+    taken = Snapshot(tuple(snapshot(LOAD, number).versions[0] for number in (10, 9)))
+    samples = samples_of(taken)
+    assert [load.version for load in loads_from_samples(samples, "m")] == ["9", "10"]
+    assert [load.version for load in loads_from_samples(samples, "m/10")] == ["10"]
+
+
+def test_one_picture_is_of_one_version(tmp_path, capsys):
+    taken = Snapshot(tuple(snapshot(LOAD, number).versions[0] for number in (1, 2)))
+    picture = tmp_path / "load.png"
+    with MetricsEndpoint("127.0.0.1", 0, exposition(lambda: taken)) as endpoint:
+        command = ["experts", "stats", "--url", endpoint.url, "--png", str(picture)]
+        assert main(command) == 2
+        assert "there are m/1, m/2" in capsys.readouterr().err
+        assert not picture.exists()
+        assert main([*command, "--model", "m/2"]) == 0
+    assert picture.stat().st_size > 1000
