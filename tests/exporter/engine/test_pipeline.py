@@ -161,7 +161,7 @@ def broken(folder, kind, change):
         ("changed", "the file was changed after the proof"),
         ("evidence", r"golden\.safetensors has sha256"),
         ("manifest", "nothing is proved of it"),
-        ("corrupted", "is not an ONNX model"),
+        ("corrupted", "it is not ONNX"),
         ("unproved", "its proof failed: off; export it again"),
         ("bare", "carries no evidence"),
         ("wide", "output 'logits' is float64, which no engine takes"),
