@@ -24,10 +24,11 @@ from exporter.source import Source
 from exporter.truth import Truth, torch_float32
 from runtime.backends.base import Backend
 from runtime.backends.factory import open_backend
+from runtime.error_pool import FLOOR
 from runtime.errors import TwinportError
 from runtime.golden import Golden, replay
-from runtime.manifest import Judgement
-from runtime.proof import FLOOR, MAX_LIMIT, RMS_LIMIT, first_failure
+from runtime.proof import MAX_LIMIT, RMS_LIMIT, first_failure
+from runtime.proof_records import Judgement
 from runtime.tensors import Array, TensorSpec
 
 MARGIN = 1.5

@@ -62,19 +62,21 @@ class LoadFailed(Exception):
     """Answers that are none; the text says how many."""
 
 
-def payload_of(rows: int) -> bytes:
+def payload_of(rows: int, model: str = "lenet5") -> bytes:
     """A request of as many images, always the same ones."""
     images = np.random.default_rng(rows).random((rows, 1, 32, 32), dtype=np.float32)
-    return request_from_arrays({"image": images}, model="lenet5").SerializeToString()
+    return request_from_arrays({"image": images}, model=model).SerializeToString()
 
 
-def measured(server: Running, case: Case, seconds: float, folder: Path) -> dict[str, float]:
+def measured(
+    server: Running, case: Case, seconds: float, folder: Path, model: str = "lenet5"
+) -> dict[str, float]:
     """Send requests for about ``seconds``.
 
     Raises:
         LoadFailed: Not every request was answered in full.
     """
-    payload = payload_of(case.rows)
+    payload = payload_of(case.rows, model)
     try:
         return _measured(server, case, payload, seconds, folder)
     except grpc.RpcError as error:

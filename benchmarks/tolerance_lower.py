@@ -47,9 +47,9 @@ from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import open_backend
 from runtime.errors import TwinportError
 from runtime.golden import replay
-from runtime.manifest import Judgement
 from runtime.precision import HALVES, rule_of
 from runtime.proof import first_failure, signal_to_noise_db
+from runtime.proof_records import Judgement
 from runtime.tensors import Array, TensorSpec
 
 ROOT = Path(__file__).parent.parent

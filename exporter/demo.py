@@ -17,9 +17,11 @@ from exporter.real import RealData
 from exporter.source import Source
 from exporter.truth import Truth, torch_float32
 from runtime.client import Client
+from runtime.error_pool import ErrorPool
 from runtime.errors import Unavailable
-from runtime.manifest import LOAD_OUTPUT, Judgement
-from runtime.proof import ROUTING_MARGIN, ErrorPool, all_passed, is_load, judge
+from runtime.manifest import LOAD_OUTPUT
+from runtime.proof import ROUTING_MARGIN, all_passed, is_load, judge
+from runtime.proof_records import Judgement
 from runtime.tensors import Array
 
 READY_SECONDS = 30.0

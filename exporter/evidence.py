@@ -9,6 +9,7 @@ import numpy as np
 
 from exporter.samples import Sample, first_rows
 from exporter.trio import Answered, Pools
+from runtime.error_pool import truth_with_overflow
 from runtime.golden import (
     SIZE_LIMIT_BYTES,
     Case,
@@ -17,7 +18,6 @@ from runtime.golden import (
     golden_to_bytes,
     kept_sample,
 )
-from runtime.proof import truth_with_overflow
 from runtime.tensors import Array
 
 REAL_ROWS = 32

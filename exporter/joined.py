@@ -9,10 +9,11 @@ import numpy as np
 
 from exporter.samples import Sample
 from exporter.trio import Alone, Answers, Trio
+from runtime.error_pool import ErrorPool
 from runtime.errors import TwinportError
-from runtime.manifest import Judgement
 from runtime.precision import FULL, RULES, Rule
-from runtime.proof import ErrorPool, all_passed, is_load, judge
+from runtime.proof import all_passed, is_load, judge
+from runtime.proof_records import Judgement
 from runtime.tensors import Array
 
 ROWS_A_CALL = 7

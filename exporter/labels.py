@@ -8,9 +8,10 @@ import numpy as np
 
 from exporter.real import RealData
 from exporter.trio import Answers, Trio
-from runtime.manifest import LabelCheck
+from runtime.error_pool import Scale
 from runtime.precision import FULL, RULES, Rule
-from runtime.proof import MAX_LIMIT, Scale
+from runtime.proof import MAX_LIMIT
+from runtime.proof_records import LabelCheck
 from runtime.tensors import Array
 
 _TRUTH_ROWS = 500

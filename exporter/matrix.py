@@ -24,14 +24,16 @@ from runtime.backends.base import BackendOptions
 from runtime.backends.factory import open_backend
 from runtime.backends.plan import FLAVOURS
 from runtime.client import Client
+from runtime.error_pool import ErrorPool, Scale
 from runtime.errors import BackendUnavailable, TwinportError
 from runtime.layout import version_numbers
 from runtime.loading import backend_of, backend_options
 from runtime.manifest import FILE_NAME as MANIFEST_FILE
-from runtime.manifest import LOAD_OUTPUT, Judgement, LabelCheck, Manifest, read_manifest
+from runtime.manifest import LOAD_OUTPUT, Manifest, read_manifest
 from runtime.precision import RULES, rule_of
-from runtime.proof import ROUTING_MARGIN, ErrorPool, Scale, all_passed, first_failure, is_load
+from runtime.proof import ROUTING_MARGIN, all_passed, first_failure, is_load
 from runtime.proof import judge as judge_pool
+from runtime.proof_records import Judgement, LabelCheck
 from runtime.replay import check_artifact
 from runtime.tensors import Array
 

@@ -25,9 +25,9 @@ from exporter.source import Source
 from exporter.trio import Answered, Pools, Trio
 from runtime.backends.base import Backend
 from runtime.golden import Golden, replay
-from runtime.manifest import Judgement, LabelCheck, Proof
 from runtime.precision import FULL, Rule, rule_of
 from runtime.proof import first_failure, judge, uncovered
+from runtime.proof_records import Judgement, LabelCheck, Proof
 from runtime.tensors import TensorSpec
 
 LEAST_BUDGET_S = 5.0

@@ -11,7 +11,8 @@ from exporter.experts.reach import Search, search_inputs, unreached_targets
 from exporter.experts.spec import ExpertLayers
 from exporter.samples import Plan, Sample
 from exporter.trio import Answered
-from runtime.manifest import LOAD_OUTPUT, RoutingCheck
+from runtime.manifest import LOAD_OUTPUT
+from runtime.proof_records import RoutingCheck
 from runtime.tensors import Array
 
 ILL_CONDITIONED = 0.01

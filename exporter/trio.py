@@ -13,8 +13,9 @@ from exporter.samples import Draws, Sample
 from exporter.source import Source
 from exporter.truth import Truth, torch_float32
 from runtime.backends.base import Backend
+from runtime.error_pool import NUDGE, ErrorPool, Scale
 from runtime.errors import ExportError, InvalidInput
-from runtime.proof import NUDGE, ROUTING_MARGIN, ErrorPool, Scale, is_load
+from runtime.proof import ROUTING_MARGIN, is_load
 from runtime.tensors import Array
 
 Answers = Mapping[str, Array]

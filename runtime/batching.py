@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-from runtime.batch_rows import Arrays, Shapes, joined, parted
+from runtime.batch_call import Computed, Run, compute
+from runtime.batch_rows import Arrays, Shapes, parted
 from runtime.errors import DeadlineExceeded, ResourceExhausted, TwinportError, Unavailable
+from runtime.experts.feed import LoadFeed
 from runtime.queueing import QueueSettings, RequestQueue, Waiting
 from runtime.statistics import CallTimes, Failure, Statistics
 from runtime.tensors import Array
@@ -35,8 +37,6 @@ _CROWDED = 0.3
 _MOST_NOTED = 64
 COARSE_SECONDS = 1e-3
 """What a timer of the event loop can tell apart; shorter delays are spent in turns."""
-
-Run: TypeAlias = Callable[[Arrays, Sequence[str]], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,15 @@ class Lane:
     calls: int = 0
 
 
-class _Computed(NamedTuple):
-    """What one call gave, and nanoseconds: joining, the backend, and when it was done."""
-
-    answers: dict[str, Array]
-    input_ns: int
-    infer_ns: int
-    done_ns: int
-
-
 class Batcher:
     """The queue of one model and what empties it; the lane that is free goes next."""
 
     def __init__(
-        self, lanes: Sequence[Lane], settings: BatchSettings, statistics: Statistics
+        self,
+        lanes: Sequence[Lane],
+        settings: BatchSettings,
+        statistics: Statistics,
+        loads: LoadFeed | None = None,
     ) -> None:
         """Join requests.
 
@@ -96,8 +91,10 @@ class Batcher:
             lanes: What runs them, one or more.
             settings: How requests are joined.
             statistics: Where calls and failures are counted.
+            loads: Where the load of experts is counted, of a model that gives it.
         """
         self._statistics = statistics
+        self._loads = loads
         self._noted: list[CallTimes] = []
         """Calls that are not counted yet; many at once cost a fraction of each by itself."""
         self._lanes = tuple(lanes)
@@ -305,21 +302,22 @@ class Batcher:
     def _call_here(self, batch: list[Waiting], lane: Lane, size: int) -> None:
         begun = time.monotonic_ns()
         try:
-            computed = lane.worker.timed(partial(_compute, batch, lane.run), size)
+            computed = lane.worker.timed(partial(compute, batch, lane.run, self._counts()), size)
             self._answer(batch, computed, begun)
         except Exception as error:
             self._failed(batch, error)
 
     def _call_in_thread(self, batch: list[Waiting], lane: Lane, size: int) -> None:
         begun: list[int] = []
+        counts = self._counts()
 
-        def call() -> _Computed | None:
+        def call() -> Computed | None:
             begun.append(time.monotonic_ns())
             if all(item.answer.done() for item in batch):
                 return None  # nobody waits for it any more
-            return _compute(batch, lane.run)
+            return compute(batch, lane.run, counts)
 
-        def ended(future: Future[_Computed | None]) -> None:
+        def ended(future: Future[Computed | None]) -> None:
             lane.calls -= 1
             self._running -= 1
             try:
@@ -334,7 +332,11 @@ class Batcher:
         self._running += 1
         lane.worker.start(call, size, ended)
 
-    def _answer(self, batch: list[Waiting], computed: _Computed, begun: int) -> None:
+    def _counts(self) -> bool:
+        """Whether the load of experts of the next call is to be counted."""
+        return self._loads is not None and self._loads.draws()
+
+    def _answer(self, batch: list[Waiting], computed: Computed, begun: int) -> None:
         self._answered_ns = time.monotonic_ns()
         answers = computed.answers
         parts = [answers] if len(batch) == 1 else parted(answers, [i.rows for i in batch])
@@ -355,6 +357,11 @@ class Batcher:
         self._noted.append(times)
         if len(self._noted) >= _MOST_NOTED:
             self._count()
+        if computed.load is not None and self._loads is not None:
+            load = computed.load
+            # Requests that cannot be joined may have any axis 0.
+            whole = len(batch) == 1
+            self._loads.offer(load, [len(load)] if whole else [item.rows for item in batch])
         for item in batch:
             if item.times is not None:
                 item.times.queue_ns, item.times.call = begun - item.arrived_ns, times
@@ -372,21 +379,6 @@ class Batcher:
         for item in batch:
             if not item.answer.done():
                 item.answer.set_exception(error)
-
-
-def _compute(batch: Sequence[Waiting], run: Run) -> _Computed:
-    """One call for all requests of a batch, here."""
-    start = time.monotonic_ns()
-    first = batch[0]
-    if len(batch) == 1:
-        arrays, names = first.arrays, first.outputs
-    else:
-        arrays = joined([item.arrays for item in batch])
-        names = list(dict.fromkeys([name for item in batch for name in item.outputs]))
-    ready = time.monotonic_ns()
-    answers = run(arrays, names)
-    done = time.monotonic_ns()
-    return _Computed(answers, ready - start, done - ready, done)
 
 
 def _reason(error: BaseException) -> Failure:

@@ -19,10 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from runtime.draws import Draw
+from runtime.error_pool import ErrorPool, Scale
 from runtime.errors import RepositoryError
-from runtime.manifest import Judgement
 from runtime.precision import FULL, rule_of
-from runtime.proof import ErrorPool, Scale, is_load, judge
+from runtime.proof import is_load, judge
+from runtime.proof_records import Judgement
 from runtime.tensors import Array
 
 FILE_NAME = "golden.safetensors"

@@ -12,6 +12,8 @@ from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import canonical_name, known_backends, open_backend
 from runtime.batching import BatchSettings
 from runtime.errors import InvalidInput, RepositoryError, TwinportError, Unavailable
+from runtime.experts.feed import LoadFeed
+from runtime.experts.store import LoadStore
 from runtime.instances import devices_of
 from runtime.manifest import FILE_NAME, LOAD_OUTPUT, Manifest, read_manifest
 from runtime.model import Model, ModelRecord
@@ -49,6 +51,7 @@ class LoadOptions:
         verdicts: Where verdicts are kept.
         shadow: Which share of answers is checked; none where no answer is.
         quiet_turns: See ``BatchSettings``.
+        loads: Where the load of experts is counted; none where it is not.
     """
 
     backend: BackendOptions
@@ -56,6 +59,7 @@ class LoadOptions:
     verdicts: VerdictStore
     shadow: ShadowSettings | None = None
     quiet_turns: int = BatchSettings.quiet_turns
+    loads: LoadStore | None = None
 
 
 def load_version(folder: Path, number: int, config: ServingConfig, options: LoadOptions) -> Model:
@@ -106,7 +110,11 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
     if unproved:
         logger.warning("%s/%d is served unproved: %s", config.name, number, unproved)
     record = replace(record, replayed=replayed, unproved=unproved)
-    return Model(record, backends, _shadow(folder, record, options.shadow))
+    loads = _loads(record, options.loads)
+    return Model(
+        record, backends, _shadow(folder, record, options.shadow), loads,
+        lambda: options.loads.release(loads) if options.loads and loads else None,
+    )  # fmt: skip
 
 
 def _opened(
@@ -174,6 +182,23 @@ def _shadow(folder: Path, record: ModelRecord, settings: ShadowSettings | None) 
         logger.warning("the answers of %s are not checked: %s", name, error)
         return None
     return Shadow(settings, opener, name=name, has_load=LOAD_OUTPUT in record.outputs)
+
+
+def _loads(record: ModelRecord, store: LoadStore | None) -> LoadFeed | None:
+    """What counts the load of experts, of a version that gives it in the form that is known."""
+    spec = record.outputs.get(LOAD_OUTPUT)
+    if store is None or not store.share or spec is None or LOAD_OUTPUT in record.reshapes.outputs:
+        return None
+    if spec.dtype != "int32" or len(spec.shape) != 3:
+        return None
+    _, layers, experts = spec.shape
+    if isinstance(layers, str) or isinstance(experts, str):
+        return None
+    manifest = record.manifest
+    key = ""
+    if manifest is not None:
+        key = f"{record.name}-{record.version}-{manifest.artifact.sha256[:32]}"
+    return store.feed(f"{record.name}/{record.version}", key, layers, experts)
 
 
 def _artifact(folder: Path, config: ServingConfig, manifest: Manifest | None, backend: str) -> Path:

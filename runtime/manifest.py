@@ -1,30 +1,26 @@
 """``manifest.json``: where a version came from and what was proved of it.
 
-Standard library only. Every record is a frozen dataclass and maps one to one to
-JSON; a field that is not known, missing or of the wrong kind is refused, so that a
-manifest is either understood whole or not used.
+Standard library only. Every record is a frozen dataclass and maps one to one to JSON; what
+the proofs found are the records of ``proof_records.py``, and ``json_records.py`` reads them all.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Literal
 
-from runtime.errors import ManifestError, TwinportError
+from runtime.errors import ManifestError
+from runtime.json_records import record_from_data
+from runtime.proof_records import Proof
 from runtime.tensors import TensorSpec
 
 SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 LOAD_OUTPUT = "expert_load"
 """int32 ``[batch, layers, experts]``: the tokens that each expert of a mixture received."""
-
-Verdict = Literal["passed", "failed", "pending"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -187,127 +183,6 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """One output over all pooled samples of one kind, judged (``runtime/proof.py``)."""
-
-    output: str
-    kind: str
-    extreme: bool
-    samples: int
-    elements: int
-    rms_error: float | None
-    """RMS(artifact - truth); for integers the share of elements that differ."""
-    rms_scale: float | None
-    """max(RMS(torch float32 - truth), floor)."""
-    rms_factor: float | None
-    rms_limit: float | None
-    max_error: float | None
-    max_scale: float | None
-    max_factor: float | None
-    max_limit: float | None
-    relative_rms: float | None
-    verdict: Literal["passed", "failed", "vacuous"]
-    reason: str = ""
-    relative_limit: float | None = None
-    """On extreme inputs; wider than usual where the truth itself is ill-conditioned."""
-    unstable: int = 0
-    """Samples left out because their choice of experts is a near tie."""
-    snr_db: float | None = None
-    """Of a precision below fp32: the truth's power over the error's; none where there is no
-    error at all."""
-    snr_limit_db: float | None = None
-    """At least; none where the ratio is shown and not judged."""
-
-
-@dataclass(frozen=True)
-class LabelCheck:
-    """Predicted classes over a labelled data set."""
-
-    dataset: str
-    samples: int
-    agreeing: int
-    """Samples on which the artifact and the truth name the same class."""
-    excused: int
-    """Disagreements where the truth's logits of the two classes are within the tolerance."""
-    artifact_accuracy: float
-    torch_accuracy: float
-    verdict: Literal["passed", "failed"]
-    fewest: int | None = None
-    """Of a precision below fp32: how many must agree, near ties included."""
-
-    @property
-    def wrong(self) -> int:
-        """Disagreements that nothing excuses."""
-        return self.samples - self.agreeing - (self.excused if self.fewest is None else 0)
-
-
-@dataclass(frozen=True)
-class RoutingCheck:
-    """How the proof's ordinary samples were routed through the layers of experts."""
-
-    layers: tuple[str, ...]
-    """Paths in the module tree, in the order of ``expert_load``."""
-    experts: int
-    samples: int
-    unstable: int
-    """Samples with a near tie somewhere, which are judged by less."""
-    reached: int
-    """Pairs of layer and expert that some stable sample sent tokens to."""
-    unreached: tuple[tuple[str, int], ...]
-    """Layers and experts that no sample reached."""
-    search_steps: int
-    """Steps of the search for inputs that reach the rest."""
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """Where an artifact stops being its module (``exporter/layer_proof``)."""
-
-    modules: tuple[str, ...]
-    """The first module over its local budget; several where only their fusion is wrong."""
-    value: str
-    """The ONNX value that is wrong."""
-    nodes: tuple[str, ...]
-    """The ONNX nodes that make it out of values that are right."""
-    level: Literal["plain", "full", "fused"]
-    """Whether inner values were read without optimisation, with all of it, or not at all."""
-    rms_factor: float | None
-    text: str
-    """The same in one line."""
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What was found when the artifact was compared with the module in float64."""
-
-    verdict: Verdict
-    backend: str
-    provider: str
-    device: str
-    library: str
-    """Name and version of what ran the artifact (``onnxruntime 1.31.1``)."""
-    truth: Literal["float64", "degraded"]
-    truth_operators: tuple[str, ...]
-    """The operators that fell below float64, where the truth is degraded."""
-    batchable: bool
-    batchable_reason: str
-    batch_sizes: tuple[int, ...]
-    axis_sizes: dict[str, tuple[int, ...]]
-    seed: int
-    seconds: float
-    cut_by_budget: bool
-    judgements: tuple[Judgement, ...]
-    labels: LabelCheck | None = None
-    routing: RoutingCheck | None = None
-    warnings: tuple[str, ...] = ()
-    allowed: tuple[str, ...] = ()
-    """Waivers that the verdict leans on (``--allow-constant logits``)."""
-    reason: str = ""
-    diverges: Divergence | None = None
-    """Where, if the proof failed and a module shows it."""
-
-
-@dataclass(frozen=True)
 class Evidence:
     """The file with which anybody can run the proof again."""
 
@@ -385,76 +260,3 @@ def read_manifest(path: Path) -> Manifest:
         raise ManifestError(f"{path} cannot be read: {error}") from error
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from error
-
-
-def record_from_data(kind: type[T], data: dict[str, Any], where: str) -> T:
-    """Read one record of this module from what JSON gave; ``where`` names it in errors.
-
-    Raises:
-        ManifestError: A field is missing, not known or of the wrong kind.
-    """
-    hints = typing.get_type_hints(kind)
-    fields = {item.name: item for item in dataclasses.fields(typing.cast(Any, kind))}
-    unknown = sorted(set(data) - set(fields))
-    if unknown:
-        raise ManifestError(f"{where} has the field '{unknown[0]}', which is not known")
-    values: dict[str, Any] = {}
-    for name, item in fields.items():
-        if name in data:
-            values[name] = _value(hints[name], data[name], f"{where}.{name}")
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            raise ManifestError(f"{where} has no field '{name}'")
-    try:
-        return kind(**values)
-    except TwinportError as error:
-        raise ManifestError(f"{where}: {error}") from error
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """``value`` as ``hint`` wants it; the cases are those the records above use."""
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (types.UnionType, typing.Union):
-        return _union(args, value, where)
-    if origin is Literal:
-        return _checked(value in args, value, where, f"one of {', '.join(map(str, args))}")
-    if dataclasses.is_dataclass(hint):
-        _checked(isinstance(value, dict), value, where, "an object")
-        return record_from_data(typing.cast("type[Any]", hint), value, where)
-    if origin is tuple:
-        return _sequence(args, _checked(isinstance(value, list), value, where, "a list"), where)
-    if origin is dict:
-        _checked(isinstance(value, dict), value, where, "an object")
-        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
-    if hint is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(_checked(number, value, where, "a number"))
-    exact = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    return _checked(exact, value, where, f"a {hint.__name__}")
-
-
-def _union(args: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in args:
-        return None
-    choices = [arg for arg in args if arg is not type(None)]
-    for choice in choices[:-1]:
-        try:
-            return _value(choice, value, where)
-        except ManifestError:
-            continue
-    return _value(choices[-1], value, where)
-
-
-def _sequence(args: tuple[Any, ...], value: list[Any], where: str) -> tuple[Any, ...]:
-    if len(args) == 2 and args[1] is Ellipsis:
-        return tuple(_value(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    _checked(len(value) == len(args), value, where, f"{len(args)} items")
-    pairs = zip(args, value, strict=True)
-    return tuple(_value(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(pairs))
-
-
-def _checked(holds: bool, value: Any, where: str, wanted: str) -> Any:
-    if not holds:
-        raise ManifestError(f"{where} is {value!r}; wanted {wanted}")
-    return value

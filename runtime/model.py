@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.backends.base import Backend, BackendIdentity
+from runtime.batch_call import Run
 from runtime.batch_rows import Shapes
-from runtime.batching import Batcher, BatchSettings, Lane, Run
+from runtime.batching import Batcher, BatchSettings, Lane
 from runtime.errors import InvalidInput
+from runtime.experts.feed import LoadFeed
 from runtime.manifest import Manifest
 from runtime.replay import Replayed
 from runtime.reshape import Reshapes
@@ -62,7 +64,12 @@ class Model:
     """A loaded version, its instances and the queue before them."""
 
     def __init__(
-        self, record: ModelRecord, backends: Sequence[Backend], shadow: Shadow | None = None
+        self,
+        record: ModelRecord,
+        backends: Sequence[Backend],
+        shadow: Shadow | None = None,
+        loads: LoadFeed | None = None,
+        closed: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve ``record``.
 
@@ -70,9 +77,13 @@ class Model:
             record: What is known of the version.
             backends: Its instances, one or more; each gets a thread of its own.
             shadow: Checks a share of the answers, where that is wanted.
+            loads: Counts the load of experts, of a model that gives it.
+            closed: Called at the end of ``close``.
         """
         self.record = record
         self.shadow = shadow
+        self.loads = loads
+        self._closed = closed
         self._limits = list(_limits(record))
         self._backends = tuple(backends)
         name = f"{record.name}/{record.version}"
@@ -81,7 +92,7 @@ class Model:
             for number, backend in enumerate(backends)
         ]
         self._workers = [lane.worker for lane in lanes]
-        self._batcher = Batcher(lanes, record.batching, Statistics())
+        self._batcher = Batcher(lanes, record.batching, Statistics(), loads)
 
     def infer(
         self,
@@ -175,6 +186,7 @@ class Model:
             worker.close()
         for backend in self._backends:
             backend.close()
+        self._closed()
 
     def check_sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Refuse sizes of free axes that the model does not take; ``shapes`` of all inputs.

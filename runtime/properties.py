@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import ManifestError
-from runtime.manifest import Manifest, Preprocessing, record_from_data
+from runtime.json_records import record_from_data
+from runtime.manifest import Manifest, Preprocessing
 
 PREPROCESSING = "twinport.preprocessing"
 """JSON object with the fields of ``manifest.Preprocessing``; absent where there is none."""

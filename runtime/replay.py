@@ -14,9 +14,10 @@ from runtime.backends.base import Backend, BackendIdentity
 from runtime.errors import InvalidInput, RepositoryError
 from runtime.external_data import check_listed
 from runtime.golden import Golden, read_golden, replay
-from runtime.manifest import FILE_NAME, Judgement, Manifest, Verdict
+from runtime.manifest import FILE_NAME, Manifest
 from runtime.precision import rule_of
 from runtime.proof import all_passed, first_failure, uncovered
+from runtime.proof_records import Judgement, Verdict
 
 EXPORT_AGAIN = "export the model again"
 REPLAYS_OF_GRAPHS = 3

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from runtime.backends.base import BackendOptions
 from runtime.errors import TwinportError
+from runtime.experts.store import LoadStore
 from runtime.loading import LoadOptions
 from runtime.observe.collector import exposition
 from runtime.observe.endpoint import MetricsEndpoint, on_loop
@@ -176,6 +177,7 @@ def open_repository(settings: ServerSettings) -> Repository:
         VerdictStore(settings.state),
         ShadowSettings(settings.shadow, settings.shadow_action, settings.shadow_seed),
         QUIET_TURNS[settings.transport],
+        LoadStore(settings.state, settings.experts_load),
     )
     return Repository(
         settings.repository,

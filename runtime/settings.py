@@ -19,6 +19,8 @@ LOG_FORMATS = ("text", "json")
 MAX_WORKERS = 256
 METRICS_PORT = 8002
 """Triton's."""
+EXPERTS_LOAD = 1.0
+"""By default; ``benchmarks/experts_load.py`` says what it costs."""
 MAX_MESSAGE_MB = 2047
 """What gRPC can count: a message is shorter than 2 GiB."""
 
@@ -39,7 +41,7 @@ class ServerSettings:
         repository: The folder with the models; never written.
         host: The address to listen on.
         port: 0 lets the system choose a free one.
-        state: Where the verdicts of replays are kept.
+        state: Where the verdicts of replays and the load of experts are kept.
         unproved: ``allow`` serves models without a passed replay too, and says so.
         device: ``cpu`` or ``cuda``, for ONNX Runtime; engines run on a GPU always.
         engine_code: ``allow`` lets version-compatible engines run the code that they bring,
@@ -65,6 +67,7 @@ class ServerSettings:
         shadow: Share of the answered requests that is computed again on a reference.
         shadow_action: ``unready`` takes a model that drifts from it out of service.
         shadow_seed: The same choice of requests each time; by chance without one.
+        experts_load: Share of the calls whose load of experts is counted.
     """
 
     repository: Path
@@ -93,6 +96,7 @@ class ServerSettings:
     shadow: float = 0.0
     shadow_action: str = "report"
     shadow_seed: int | None = None
+    experts_load: float = EXPERTS_LOAD
 
     def __post_init__(self) -> None:
         """Refuse what no server can do."""
@@ -114,6 +118,10 @@ class ServerSettings:
             _within("metrics_port", self.metrics_port, 0, 65535)
         _one_of("log_format", self.log_format, LOG_FORMATS)
         ShadowSettings(self.shadow, self.shadow_action, self.shadow_seed)
+        if not 0 <= self.experts_load <= 1:
+            raise InvalidInput(
+                f"experts_load is {self.experts_load}; wanted 0 (none) to 1 (every call)"
+            )
 
     @property
     def metrics_port_wanted(self) -> int:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runtime.manifest import Judgement
+from runtime.proof_records import Judgement
 
 PLAIN_WIDTH = 120
 """Columns where no terminal says how many it has: a file, a pipe."""

@@ -18,13 +18,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from runtime.error_pool import ErrorPool
 from runtime.golden import FILE_NAME as GOLDEN_FILE
 from runtime.golden import Case, Golden, Kept, golden_to_bytes
 from runtime.layout import CONFIG_FILE
 from runtime.manifest import FILE_NAME as MANIFEST_FILE
 from runtime.manifest import Artifact, Evidence, Manifest, Source, manifest_to_text
 from runtime.model_config import ModelFacts, config_to_write
-from runtime.proof import ErrorPool
 from runtime.tensors import TensorSpec
 
 # Before torch is imported, and for every program that a test starts: threads that wait for
@@ -66,7 +66,10 @@ def tensorrt_stubs() -> Path:
 
 WEIGHT = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 TURN = np.linalg.qr(np.random.RandomState(0).standard_normal((256, 256)))[0].astype(np.float32)
-TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "string": TensorProto.STRING}
+TYPES = {
+    "float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32,
+    "string": TensorProto.STRING,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,35 @@ def slow_toy() -> Toy:
     return Toy(nodes, {"turn": TURN}, spec, (output,), 0, samples, compute, (), ranges)
 
 
-TOYS = {"linear": linear_toy, "strings": strings_toy, "slow": slow_toy}
+def mixture_toy() -> Toy:
+    """``y = x @ WEIGHT``; layer 0 calls the expert of the highest ``y``, layer 1 of the lowest."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    for layer, reduce in enumerate(("ReduceMax", "ReduceMin")):
+        names = [f"{name}{layer}" for name in ("best", "is", "int", "load")]
+        nodes += [
+            helper.make_node(reduce, ["y", "axis"], names[:1], keepdims=1),
+            helper.make_node("Equal", ["y", names[0]], names[1:2]),
+            helper.make_node("Cast", names[1:2], names[2:3], to=TensorProto.INT32),
+            helper.make_node("Unsqueeze", [names[2], "axis"], names[3:]),
+        ]
+    nodes.append(helper.make_node("Concat", ["load0", "load1"], ["expert_load"], axis=1))
+    spec = TensorSpec("x", "float32", ("batch", 4))
+    outputs = (
+        TensorSpec("y", "float32", ("batch", 3)),
+        TensorSpec("expert_load", "int32", ("batch", 2, 3)),
+    )
+
+    def compute(arrays: dict[str, Any]) -> dict[str, Any]:
+        y = arrays["x"] @ WEIGHT.astype(arrays["x"].dtype)
+        load = np.stack([y == y.max(1, keepdims=True), y == y.min(1, keepdims=True)], axis=1)
+        return {"y": y, "expert_load": load.astype(np.int32)}
+
+    weights = {"w": WEIGHT, "axis": np.array([1])}
+    samples = {"x": _rows(16, 4)}
+    return Toy(nodes, weights, (spec,), outputs, 8, samples, compute, ("expert_load",))
+
+
+TOYS = {"linear": linear_toy, "strings": strings_toy, "slow": slow_toy, "mixture": mixture_toy}
 
 
 def _value_info(spec: TensorSpec) -> Any:

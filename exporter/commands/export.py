@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from exporter.engine.profiles import Profile
     from exporter.precision.pipeline import PrecisionWish
     from exporter.write import Written
-    from runtime.manifest import KeptModule, Lowering, Proof
+    from runtime.manifest import KeptModule, Lowering
+    from runtime.proof_records import Proof
 
 MOE_FORMS = ("auto", "sorted", "static", "fused")
 _SHOWN = 8

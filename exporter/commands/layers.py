@@ -20,8 +20,9 @@ from runtime.backends.factory import open_backend
 from runtime.errors import RepositoryError
 from runtime.golden import read_golden
 from runtime.loading import backend_options
-from runtime.manifest import Judgement, Manifest
+from runtime.manifest import Manifest
 from runtime.precision import KINDS, rule_of
+from runtime.proof_records import Judgement
 from runtime.replay import check_artifact, check_sha256
 from runtime.tables import console, signal_to_noise
 

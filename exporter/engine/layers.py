@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import RepositoryError
-from runtime.manifest import record_from_data
+from runtime.json_records import record_from_data
 
 FILE_NAME = "layers.json"
 

@@ -32,7 +32,8 @@ from runtime.backends.factory import open_backend
 from runtime.backends.plan import read_header
 from runtime.errors import BackendUnavailable, ExportError
 from runtime.layout import check_model_name, staged_folder
-from runtime.manifest import Manifest, ProfileShape, Proof
+from runtime.manifest import Manifest, ProfileShape
+from runtime.proof_records import Proof
 from runtime.replay import replay_version
 
 

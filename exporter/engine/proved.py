@@ -13,8 +13,9 @@ from runtime.commands.parity import find_version
 from runtime.errors import InvalidInput, NotFound, RepositoryError
 from runtime.golden import read_golden
 from runtime.layout import CONFIG_FILE, FAILED_FOLDER
-from runtime.manifest import FILE_NAME, Evidence, Manifest, Proof, read_manifest
+from runtime.manifest import FILE_NAME, Evidence, Manifest, read_manifest
 from runtime.model_config import read_config
+from runtime.proof_records import Proof
 from runtime.replay import check_artifact, check_sha256
 
 TENSOR_TYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")

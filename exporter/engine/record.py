@@ -14,7 +14,8 @@ from exporter.engine.options import EngineOptions
 from exporter.engine.profiles import Profile, covered_ranges, profile_shapes
 from exporter.engine.proved import ProvedVersion
 from runtime.errors import ExportError
-from runtime.manifest import Artifact, EngineRecord, Manifest, Proof
+from runtime.manifest import Artifact, EngineRecord, Manifest
+from runtime.proof_records import Proof
 from runtime.replay import Replayed
 
 ENGINE_FILE = "model.engine"

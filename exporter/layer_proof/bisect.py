@@ -19,9 +19,10 @@ from exporter.layer_proof.compare import Sample
 from exporter.layer_proof.inner import Open, opened, with_outputs
 from exporter.layer_proof.owners import OwnedGraph
 from exporter.layer_proof.records import Fused
+from runtime.error_pool import ErrorPool, Scale
 from runtime.errors import TwinportError
-from runtime.manifest import Judgement
-from runtime.proof import ErrorPool, Scale, judge
+from runtime.proof import judge
+from runtime.proof_records import Judgement
 from runtime.tensors import Array
 
 

@@ -13,8 +13,9 @@ from exporter.layer_proof.records import LayerProof, divergence_text
 from exporter.parity import Proved
 from exporter.source import Source
 from runtime.errors import TwinportError
-from runtime.manifest import Divergence, Judgement, ModuleOrigin
+from runtime.manifest import ModuleOrigin
 from runtime.precision import FULL, HALVES, KINDS, RULES, Rule
+from runtime.proof_records import Divergence, Judgement
 
 BUDGET_S = 10.0
 

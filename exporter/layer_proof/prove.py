@@ -30,10 +30,11 @@ from exporter.layer_proof.rows import Rows, not_compared
 from exporter.source import Source
 from exporter.summary import read_onnx
 from runtime.golden import Golden
-from runtime.manifest import Judgement, ModuleOrigin
+from runtime.manifest import ModuleOrigin
 from runtime.precision import FULL as PRECISION
 from runtime.precision import RULES, Rule
 from runtime.proof import first_failure, judge
+from runtime.proof_records import Judgement
 from runtime.tensors import Array
 
 PLAIN, FULL = "no optimisation", "full optimisation"

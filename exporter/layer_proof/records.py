@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exporter.layer_proof.visits import Side
-from runtime.manifest import Judgement
+from runtime.proof_records import Judgement
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from exporter.layer_proof.forced import Calls, Pair
 from exporter.layer_proof.owners import OwnedGraph
 from exporter.layer_proof.records import LayerRow, NotCompared
 from exporter.layer_proof.visits import Place
-from runtime.manifest import Judgement
+from runtime.error_pool import ErrorPool, Scale
 from runtime.precision import FULL, RULES, Rule
-from runtime.proof import ErrorPool, Scale, is_load, judge
+from runtime.proof import is_load, judge
+from runtime.proof_records import Judgement
 from runtime.tensors import Array
 
 Key = tuple[Place, str]

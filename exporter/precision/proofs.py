@@ -21,8 +21,8 @@ from runtime.backends.base import BackendOptions
 from runtime.backends.factory import open_backend
 from runtime.errors import InvalidInput, RepositoryError, TwinportError
 from runtime.golden import Golden
-from runtime.manifest import Proof
 from runtime.precision import HALVES
+from runtime.proof_records import Proof
 from runtime.tensors import Array, TensorSpec
 
 _RUNTIME = "onnxruntime"

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from exporter.report.balance import KindLoad
 from exporter.report.svg import inlined_svg
 from exporter.report.words import number, printable
-from runtime.manifest import Judgement
+from runtime.proof_records import Judgement
 
 # Okabe and Ito, "Color Universal Design", 2008.
 BLUE, VERMILION, GREY, INK = "#0072b2", "#d55e00", "#8a8a8a", "#1d2430"

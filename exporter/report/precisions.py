@@ -16,9 +16,10 @@ from runtime.commands.parity import open_version
 from runtime.errors import RepositoryError, TwinportError
 from runtime.golden import Golden
 from runtime.layout import FAILED_FOLDER, version_numbers
-from runtime.manifest import FILE_NAME, LabelCheck, Manifest, Proof, read_manifest
+from runtime.manifest import FILE_NAME, Manifest, read_manifest
 from runtime.precision import FULL, KINDS, RULES
 from runtime.proof import signal_to_noise_db
+from runtime.proof_records import LabelCheck, Proof
 from runtime.tensors import Array
 
 WARM_UP = 5

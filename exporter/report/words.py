@@ -6,7 +6,7 @@ import math
 import re
 from pathlib import Path
 
-from runtime.manifest import Judgement
+from runtime.proof_records import Judgement
 from runtime.tensors import TensorSpec
 
 NOTHING = "\N{EN DASH}"

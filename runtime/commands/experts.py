@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from runtime.commands.experts_record import record_command
-from runtime.errors import BackendUnavailable, UsageProblem
+from runtime.commands.experts_stats import stats_command
+from runtime.commands.plotting import plotting
+from runtime.errors import UsageProblem
 from runtime.experts.devices import Devices, equal_devices
 from runtime.experts.policies import POLICIES, Setting
 from runtime.experts.replay import Replayed, Reward, Shares, replay
@@ -36,6 +38,7 @@ def experts() -> None:
 
 
 experts.add_command(record_command)
+experts.add_command(stats_command)
 
 
 def _speeds(_ctx: click.Context, _option: click.Parameter, text: str | None) -> list[float] | None:
@@ -88,7 +91,7 @@ def replay_command(
     standard deviation over the mean of device levels; step times come from a model, not from
     a machine.
     """
-    draw = _plotter(plot)
+    draw = plotting(plot, "--plot", "replay_figure")
     read = read_trace(trace)
     setting = _setting(read, asked)
     done = [
@@ -174,21 +177,6 @@ def table_of(done: Sequence[Replayed]) -> Table:
             f"{record['plan_ms']:.1f}",
         )
     return table
-
-
-def _plotter(plot: Path | None) -> Callable[[Sequence[Replayed]], None]:
-    """What draws; where Matplotlib is missing, it is said before anything is replayed."""
-    if plot is None:
-        return lambda done: None
-    try:
-        from runtime.bench.plot import check_plot_file, write_plot
-        from runtime.experts.plot import replay_figure
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise BackendUnavailable("--plot needs matplotlib; pip install 'twinport[plot]'") from error
-    check_plot_file(plot)
-    return lambda done: write_plot(plot, replay_figure(done))
 
 
 @experts.command("trace")

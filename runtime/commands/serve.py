@@ -12,6 +12,7 @@ from runtime.settings import (
     COMPRESSIONS,
     DEVICES,
     ENGINE_CODE,
+    EXPERTS_LOAD,
     LOG_FORMATS,
     MAX_MESSAGE_MB,
     METRICS_PORT,
@@ -34,7 +35,7 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where verdicts are kept.  [default: $XDG_STATE_HOME/twinport]",
+    help="Where verdicts and the load of experts are kept.  [default: $XDG_STATE_HOME/twinport]",
 )
 @click.option(
     "--unproved",
@@ -131,6 +132,13 @@ _FILE = click.Path(path_type=Path)
     **_SHOWN,
 )
 @click.option("--shadow-seed", type=int, help="The same choice of requests each time.")
+@click.option(
+    "--experts-load",
+    metavar="SHARE",
+    default=EXPERTS_LOAD,
+    help="Of the calls to mixtures of experts, whose experts to count.",
+    **_SHOWN,
+)
 def serve(state: Path | None, **options: Any) -> None:
     """Serve every model of REPOSITORY over gRPC (Open Inference Protocol v2).
 

@@ -1,4 +1,4 @@
-"""Pictures of a replay: load of devices before and after, and windows by policy; Matplotlib."""
+"""Pictures of a replay and of a served model's load; Matplotlib."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from runtime.experts.arrays import FloatArray
 from runtime.experts.replay import Replayed
+from runtime.watch.experts import ModelLoad
 
 
 def replay_figure(replays: Sequence[Replayed]) -> Figure:
@@ -36,10 +37,10 @@ def replay_figure(replays: Sequence[Replayed]) -> Figure:
     return figure
 
 
-def _levels(axes: Axes, level: FloatArray, title: str, top: float) -> None:
+def _levels(axes: Axes, level: FloatArray, title: str, top: float, across: str = "device") -> None:
     norm = TwoSlopeNorm(1.0, 0.0, top)
     axes.imshow(level, aspect="auto", cmap="RdBu_r", interpolation="nearest", norm=norm)
-    axes.set(title=f"{title}: highest {level.max():.2f}", xlabel="device", ylabel="layer")
+    axes.set(title=f"{title}: highest {level.max():.2f}", xlabel=across, ylabel="layer")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
 
@@ -69,3 +70,19 @@ def _windows(axes: Axes, replays: Sequence[Replayed]) -> None:
              ylabel="max/mean, mean over layers")  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def load_figure(load: ModelLoad) -> Figure:
+    """Draw which experts of which layer were called, over the mean of the layer.
+
+    Args:
+        load: Of one model; its window is drawn.
+    """
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    axes = figure.subplots()
+    mean = load.window.mean(1, keepdims=True)
+    level = load.window / np.where(mean > 0, mean, 1)
+    title = f"{load.model}/{load.version}, {load.window_requests:,} requests"
+    _levels(axes, level, title, max(2.0, float(level.max())), "expert")
+    figure.colorbar(axes.images[0], ax=axes, label="tokens over the layer's mean")
+    return figure

@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from runtime.observe.experts import expert_families
 from runtime.observe.host import Host
 from runtime.observe.shadows import shadow_families
 from runtime.observe.snapshot import Counts, Snapshot, VersionSnapshot, Work
@@ -106,6 +107,7 @@ class SnapshotCollector(Collector):
         yield from _request_families(loaded)
         yield from _histogram_families(loaded)
         yield from shadow_families(snapshot.versions)
+        yield from expert_families(snapshot.versions)
         ready = GaugeMetricFamily(
             "twinport_model_ready", "1 where the version answers", labels=_LABELS
         )

@@ -14,7 +14,8 @@ from typing import Any
 
 from prometheus_client import ProcessCollector
 
-from runtime.manifest import record_from_data
+from runtime.experts.summary import ExpertsSummary, experts_of_processes
+from runtime.json_records import record_from_data
 from runtime.shadow.summary import ShadowSummary, shadows_of_processes, summary_of
 from runtime.statistics import BatchTimes, Failure, Histogram, Statistics
 from runtime.versions import State, Version
@@ -139,6 +140,7 @@ class VersionSnapshot:
         ready: Whether it answers.
         work: None while it is not loaded.
         shadow: None where its answers are not checked.
+        experts: None where the load of experts is not counted.
     """
 
     model: str
@@ -146,6 +148,7 @@ class VersionSnapshot:
     ready: bool
     work: Work | None = None
     shadow: ShadowSummary | None = None
+    experts: ExpertsSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -211,8 +214,9 @@ def summed(snapshots: Sequence[Snapshot], ended: Sequence[Snapshot] = ()) -> Sna
         if live is not None and live.work is not None and item.work is not None:
             past = dataclasses.replace(item.work, waiting=0)
             shadow = shadows_of_processes(live.shadow, item.shadow, ended=True)
+            experts = experts_of_processes(live.experts, item.experts, ended=True)
             versions[item.model, item.version] = dataclasses.replace(
-                live, work=live.work + past, shadow=shadow
+                live, work=live.work + past, shadow=shadow, experts=experts
             )
     failed: dict[str, int] = {}
     for snapshot in (*snapshots, *ended):
@@ -239,7 +243,9 @@ def _of_version(version: Version) -> VersionSnapshot:
     work = work_of(version.model.statistics, version.model.waiting)
     checks = version.model.shadow
     shadow = summary_of(checks) if checks is not None else None
-    return VersionSnapshot(version.name, version.number, ready, work, shadow)
+    loads = version.model.loads
+    experts = loads.summary() if loads is not None else None
+    return VersionSnapshot(version.name, version.number, ready, work, shadow, experts)
 
 
 def work_of(statistics: Statistics, waiting: int) -> Work:
@@ -281,7 +287,8 @@ def _both(one: VersionSnapshot, other: VersionSnapshot) -> VersionSnapshot:
     else:
         work = one.work + other.work
     shadow = shadows_of_processes(one.shadow, other.shadow)
-    return VersionSnapshot(one.model, one.version, one.ready and other.ready, work, shadow)
+    experts = experts_of_processes(one.experts, other.experts)
+    return VersionSnapshot(one.model, one.version, one.ready and other.ready, work, shadow, experts)
 
 
 def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:

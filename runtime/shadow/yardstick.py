@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.error_pool import FLOOR
 from runtime.golden import Golden
-from runtime.manifest import Judgement
-from runtime.proof import FLOOR, RMS_LIMIT
+from runtime.proof import RMS_LIMIT
+from runtime.proof_records import Judgement
 from runtime.tensors import Array
 
 

@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from runtime.errors import InvalidInput, Unavailable
 
@@ -94,6 +95,16 @@ def look_at(url: str) -> Look:
         Unavailable: Nobody answers there.
         InvalidInput: What answers gives no metrics of models.
     """
+    return Look(time.monotonic(), _numbers(samples_at(url)))
+
+
+def samples_at(url: str) -> list[Sample]:
+    """All that the metrics of a server say; see ``look_at``.
+
+    Raises:
+        Unavailable: Nobody answers there.
+        InvalidInput: What answers gives no metrics of models.
+    """
     # A proxy has no business between us and a server at an address that was named.
     opener = build_opener(ProxyHandler({}))
     try:
@@ -111,7 +122,13 @@ def look_at(url: str) -> Look:
         raise Unavailable(
             f"no metrics at {url}: {reason}; `twinport serve` prints where they are"
         ) from error
-    return Look(time.monotonic(), _numbers(text, url))
+    try:
+        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    except ValueError as error:
+        raise InvalidInput(f"{url} does not answer in the format of Prometheus") from error
+    if not any(sample.name.startswith(("nv_", "twinport_")) for sample in samples):
+        raise InvalidInput(f"{url} has no metrics of models; give the server's --metrics-port")
+    return samples
 
 
 def metrics_url(text: str) -> str:
@@ -133,15 +150,9 @@ def rows_between(before: Look | None, now: Look) -> list[Row]:
     ]
 
 
-def _numbers(text: str, url: str) -> dict[Key, Numbers]:
+def _numbers(samples: Sequence[Sample]) -> dict[Key, Numbers]:
     models: dict[Key, Numbers] = {}
-    known = False
-    try:
-        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    except ValueError as error:
-        raise InvalidInput(f"{url} does not answer in the format of Prometheus") from error
     for name, labels, value, *_ in samples:
-        known = known or name.startswith(("nv_", "twinport_"))
         if "model" not in labels:
             continue
         numbers = models.setdefault((labels["model"], labels.get("version", "")), Numbers())
@@ -151,8 +162,6 @@ def _numbers(text: str, url: str) -> dict[Key, Numbers]:
         elif name in _HISTOGRAMS:
             bounds = numbers.buckets.setdefault(_HISTOGRAMS[name], {})
             bounds[float(labels["le"])] = value
-    if not known:
-        raise InvalidInput(f"{url} has no metrics of models; give the server's --metrics-port")
     return models
 
 

@@ -15,6 +15,8 @@ from exporter.truth import Truth
 from models.data import digits, prepare
 from runtime.cli import main
 from runtime.client import Client
+from runtime.watch.experts import loads_from_samples
+from runtime.watch.scrape import samples_at
 
 ROWS = 9
 
@@ -35,8 +37,13 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(exported, start_server):
-    return start_server(exported).address
+def server(exported, start_server):
+    return start_server(exported)
+
+
+@pytest.fixture(scope="module")
+def url(server):
+    return server.address
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +54,19 @@ def images():
 @pytest.fixture(scope="module")
 def truth(images):
     return Truth(load_source(SourceRequest("moe")).module)({"image": images})
+
+
+def test_what_answers_is_counted_though_nobody_asked_for_the_load(server, url, images):
+    def counted():
+        (load,) = loads_from_samples(samples_at(server.metrics), "moe/2")
+        return load.tokens
+
+    with Client(url) as client:
+        before = counted()
+        client.infer("moe", {"image": images})
+        after = counted()
+        load = client.infer("moe", {"image": images}, outputs=["expert_load"])["expert_load"]
+    np.testing.assert_array_equal(after - before, load.sum(0))
 
 
 def test_the_load_is_listed_and_sent_only_by_name(url, images):

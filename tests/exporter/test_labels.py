@@ -10,7 +10,8 @@ from torch import nn
 from exporter.labels import check_labels
 from exporter.real import RealData
 from exporter.trio import Trio
-from runtime.proof import MAX_LIMIT, Scale
+from runtime.error_pool import Scale
+from runtime.proof import MAX_LIMIT
 
 SCALE = Scale(1e-6, 1e-5)
 NEAR = 2 * MAX_LIMIT * SCALE.maximum

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import batching
+from runtime import batch_call, batching
 from runtime.batch_rows import joined, parted
 from runtime.batching import Batcher, BatchSettings, Lane
 from runtime.errors import DeadlineExceeded, InvalidInput, ResourceExhausted, Unavailable
-from runtime.queueing import QueuePolicy, QueueSettings, RequestQueue
+from runtime.queueing import QueuePolicy, QueueSettings
 from runtime.statistics import Statistics
 from runtime.worker import Worker
 
@@ -171,7 +171,7 @@ async def test_memory_that_is_used_up_leaves_nobody_waiting(model, batcher_of, m
         raise MemoryError
 
     batcher = batcher_of(max_rows=8)
-    monkeypatch.setattr(batching, "joined", exhausted)
+    monkeypatch.setattr(batch_call, "joined", exhausted)
     async with asyncio.timeout(10):
         answers = await asyncio.gather(
             *(batcher.submit(x(value), ["y"]) for value in (1, 2)), return_exceptions=True
@@ -312,14 +312,6 @@ async def test_what_waited_too_long_is_rejected_or_goes_last(model, batcher_of, 
         assert model.calls == [[0]]
 
 
-async def test_a_request_may_wait_less_than_its_level_where_that_is_allowed(model, batcher_of):
-    policy = QueuePolicy(timeout_s=60, allow_timeout_override=True)
-    assert policy.wait_s(0.5) == 0.5
-    assert policy.wait_s(120) == 60
-    assert QueuePolicy(timeout_s=60).wait_s(0.5) == 60
-    assert QueuePolicy(allow_timeout_override=True).wait_s(0.5) == 0.5
-
-
 async def test_a_delay_waits_for_the_preferred_rows_and_no_longer(model, batcher_of):
     batcher = batcher_of(max_rows=8, delay_s=30.0, preferred=(2, 4))
     first = asyncio.create_task(batcher.submit(x(1, rows=2), ["y"]))
@@ -392,36 +384,3 @@ def test_parting_undoes_joining(sizes):
     parts = parted(joined(requests), sizes)
     for request, part in zip(requests, parts, strict=True):
         np.testing.assert_array_equal(part["x"], request["x"])
-
-
-def put(queue, rows, width, **names):
-    answer = asyncio.get_running_loop().create_future()
-    return queue.put({"x": np.zeros((rows, width), np.float32)}, ["y"], None, answer, **names)
-
-
-def waiting_rows(queue, sizes, **names):
-    for size in sizes:
-        put(queue, size, 2, **names)
-    return queue.rows()
-
-
-@pytest.mark.parametrize("levels", [0, 2])
-async def test_rows_that_can_be_joined_are_counted_through_all_changes(levels):
-    queue = RequestQueue(QueueSettings(levels=levels, default_level=min(levels, 1)))
-    assert waiting_rows(queue, [1, 2]) == 3
-    other = put(queue, 5, 3)
-    assert waiting_rows(queue, [4]) == 7
-    assert [item.rows for item in queue.take(3)] == [1, 2]
-    assert queue.rows() == 5
-    other.answer.cancel()
-    queue.drop_dead()
-    assert waiting_rows(queue, [2]) == 6
-    queue.close(ValueError())
-    assert waiting_rows(queue, [1]) == 1
-
-
-async def test_a_request_of_a_higher_level_is_what_others_are_joined_with():
-    queue = RequestQueue(QueueSettings(levels=2, default_level=2))
-    assert waiting_rows(queue, [1, 2]) == 3
-    put(queue, 5, 3, priority=1)
-    assert queue.rows() == 5

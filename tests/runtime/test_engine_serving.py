@@ -12,15 +12,9 @@ import pytest
 from runtime.codec import arrays_from_response, request_from_arrays
 from runtime.errors import Status
 from runtime.layout import CONFIG_FILE
-from runtime.manifest import (
-    FILE_NAME,
-    EngineRecord,
-    ProfileShape,
-    Proof,
-    manifest_to_text,
-    read_manifest,
-)
+from runtime.manifest import FILE_NAME, EngineRecord, ProfileShape, manifest_to_text, read_manifest
 from runtime.model_config import ModelFacts, config_to_write
+from runtime.proof_records import Proof
 
 X = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
 SHAPES = ((1, 4), (4, 4), (8, 4))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from runtime.draws import Draw
+from runtime.error_pool import Scale
 from runtime.errors import RepositoryError
 from runtime.golden import (
     Case,
@@ -20,7 +21,6 @@ from runtime.golden import (
     read_golden,
     replay,
 )
-from runtime.proof import Scale
 
 WEIGHT = np.linspace(-1, 1, 12).reshape(4, 3)
 

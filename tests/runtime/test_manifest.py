@@ -12,18 +12,16 @@ from runtime.manifest import (
     Artifact,
     EngineRecord,
     Evidence,
-    Judgement,
-    LabelCheck,
     Manifest,
     ModuleOrigin,
     Preprocessing,
     ProfileShape,
-    Proof,
     Source,
     manifest_from_text,
     manifest_to_text,
     read_manifest,
 )
+from runtime.proof_records import Judgement, LabelCheck, Proof
 from runtime.tensors import TensorSpec
 
 JUDGED = Judgement(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from runtime.error_pool import ErrorPool, Scale
 from runtime.errors import ManifestError
 from runtime.golden import Case, Golden, Kept, replay
 from runtime.precision import FULL, RULES, rule_of
-from runtime.proof import ErrorPool, Scale, judge, signal_to_noise_db, uncovered
+from runtime.proof import judge, signal_to_noise_db, uncovered
 
 TRUTH = np.random.RandomState(0).standard_normal((64, 10))
 LOWER = [name for name in RULES if name != FULL]

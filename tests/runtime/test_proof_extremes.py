@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from runtime.error_pool import FLOOR, ErrorPool
 from runtime.golden import Case, Golden, Kept, golden_to_bytes, read_golden, replay
-from runtime.manifest import Judgement
-from runtime.proof import EXTREME_LIMIT, FLOOR, RMS_LIMIT, ErrorPool, judge
+from runtime.proof import EXTREME_LIMIT, RMS_LIMIT, judge
+from runtime.proof_records import Judgement
 
 TRUTH = np.random.RandomState(0).standard_normal((64, 10))
 SIZE = float(np.sqrt((TRUTH**2).mean()))

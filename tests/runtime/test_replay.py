@@ -8,7 +8,8 @@ import pytest
 
 from runtime.backends.factory import open_backend
 from runtime.errors import InvalidInput, RepositoryError, Unavailable
-from runtime.manifest import FILE_NAME, Evidence, Proof, read_manifest
+from runtime.manifest import FILE_NAME, Evidence, read_manifest
+from runtime.proof_records import Proof
 from runtime.replay import Replayed, check_artifact, replay_version
 from runtime.tensors import TensorSpec
 

@@ -41,6 +41,8 @@ def test_the_state_lies_in_the_home_folder_where_nothing_is_said(monkeypatch, va
         ({"load_models": ("a",)}, "model_control 'none', which loads everything; use explicit"),
         ({"poll_seconds": 0.0}, "poll_seconds is 0.0; wanted 0.05 to 86400"),
         ({"poll_seconds": float("nan")}, "poll_seconds is nan"),
+        ({"experts_load": 1.5}, "experts_load is 1.5; wanted 0"),
+        ({"experts_load": float("nan")}, "experts_load is nan"),
         ({"workers": 2, "model_control": "explicit"}, "use 1 with model_control explicit"),
     ],
 )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
-from runtime.manifest import Judgement
+from runtime.proof_records import Judgement
 from runtime.tables import PLAIN_WIDTH, console, judgement_table
 
 ORDINARY = Judgement(

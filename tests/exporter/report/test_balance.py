@@ -10,7 +10,7 @@ import pytest
 from exporter.report.balance import expert_loads
 from exporter.report.here import Here
 from runtime.golden import Case, Golden, Kept, kept_sample
-from runtime.manifest import RoutingCheck
+from runtime.proof_records import RoutingCheck
 
 LOAD = np.array([[[4, 0, 2, 2], [2, 2, 2, 2]], [[4, 0, 2, 2], [2, 2, 4, 0]]])
 

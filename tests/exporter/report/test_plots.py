@@ -12,7 +12,7 @@ import pytest
 from exporter.report import plots
 from exporter.report.balance import KindLoad, LayerBalance
 from exporter.report.plots import error_plots, load_plot
-from runtime.manifest import Judgement
+from runtime.proof_records import Judgement
 
 GOOD = Judgement(
     "y", "real", False, 64, 640, 3e-7, 7e-7, 0.4, 4.0, 2e-6, 2.5e-6, 0.8, 8.0, 2e-7, "passed"
