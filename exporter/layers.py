@@ -46,6 +46,11 @@ def scopes_of(node: ir.Node) -> list[str]:
     return _listed(node, SCOPES)[:-1]
 
 
+def classes_of(node: ir.Node) -> list[str]:
+    """Classes of the modules that a node is in, from the root down."""
+    return _listed(node, CLASSES)[:-1]
+
+
 def _listed(node: ir.Node, key: str) -> list[str]:
     text = node.metadata_props.get(key, "[]")
     try:

@@ -8,6 +8,8 @@
    small weights lose is noise, and the budget's matter.
 4. The node's values come near the type's largest, on the inputs at hand.
 5. ONNX has no such form of the operator.
+6. The node prepares pictures: a place in a picture of thousands of pixels needs more bits, and
+   the pictures at hand may all be small.
 """
 
 from __future__ import annotations
@@ -18,16 +20,20 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from exporter.layers import classes_of
 from exporter.precision.kinds import FloatKind
 from exporter.precision.lower import constant_of, slots_of
 from exporter.precision.routing import nodes_that_route
 from exporter.precision.slots import is_float
 from exporter.precision.typed import is_in, module_of
+from exporter.preprocess.module import Preprocess
 from runtime.manifest import KeptModule
 from runtime.tensors import Array
 
 NAMED = "kept by --keep"
 ROUTES = "the choice of experts depends on it"
+PIXELS = "places in a large picture need the bits of fp32"
+_PREPROCESS = f"{Preprocess.__module__}.{Preprocess.__qualname__}"
 HEADROOM = 4.0
 """Times the largest value seen that the type must be able to hold: other inputs come."""
 
@@ -110,6 +116,8 @@ def _why_kept(
         return NAMED
     if str(node.name) in routing:
         return ROUTES
+    if _PREPROCESS in classes_of(node):
+        return PIXELS
     slots = slots_of(node, opset, kind.dtype)
     if not slots.outputs:
         return f"ONNX has no {kind.name} {node.op_type}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exporter.precision.choose import NAMED, choose_floats
+from exporter.layers import CLASSES
+from exporter.precision.choose import NAMED, PIXELS, choose_floats
 from exporter.precision.kinds import FLOATS
 
 FP16, BF16 = FLOATS["fp16"], FLOATS["bf16"]
@@ -89,3 +90,13 @@ def test_keeping_more_modules_moves_their_nodes_and_nothing_else(chain):
     choice = choose_floats(chain(), FP16, [], {}).keep({"body": "too noisy"})
     assert list(choice.chosen) == ["node_stem_h"]
     assert choice.kept["node_body_y"] == ("body", "too noisy")
+
+
+@pytest.mark.parametrize("kind", [FP16, BF16])
+def test_what_prepares_pictures_stays_since_larger_ones_may_come(chain, kind):
+    model = chain()
+    pixels = "exporter.preprocess.module.Preprocess"
+    model.graph[0].metadata_props[CLASSES] = str(["Net", pixels, "MatMul"])
+    choice = choose_floats(model, kind, [], {})
+    assert reasons(choice) == {"node_stem_h": PIXELS}
+    assert list(choice.chosen) == ["node_body_r", "node_body_y"]
