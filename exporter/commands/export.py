@@ -214,8 +214,9 @@ def show_written(written: Written) -> None:
 
 def _lowered(lowering: Lowering, precision: str) -> list[str]:
     noise = "no noise" if lowering.snr_db is None else f"{lowering.snr_db:.1f} dB"
+    operators = f"{lowering.operators} operator{'s' * (lowering.operators != 1)}"
     lines = [
-        f"{precision}: {lowering.operators} operators, {noise} with every value rounded, "
+        f"{precision}: {operators}, {noise} with every value rounded, "
         f"measured on {lowering.calibration}"
     ]
     lines += [

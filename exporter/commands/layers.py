@@ -68,13 +68,18 @@ def proof_of_version(
     """The layer proof of a version.
 
     Raises:
-        RepositoryError: It is an engine, has no evidence, or its files were changed.
+        RepositoryError: It is an engine or bf16, has no evidence, or its files were changed.
     """
     if manifest.artifact.format != "onnx":
         built = manifest.artifact.engine
         raise RepositoryError(
             f"{manifest.name} is no ONNX file, whose inner values can be read"
             + (f"; give the version that it was built from, {built.onnx}" if built else "")
+        )
+    if manifest.artifact.precision == "bf16":
+        raise RepositoryError(
+            f"{manifest.name} is bf16, for which ONNX Runtime's CPU has no kernels, so its inner "
+            "values cannot be read here; its second proof is that of onnx.reference"
         )
     if manifest.evidence is None:
         raise RepositoryError(f"{folder} carries no evidence whose inputs could be run")

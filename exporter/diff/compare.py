@@ -51,7 +51,7 @@ def _run(a: Side, b: Side, *, speed: bool) -> dict[str, Any]:
     with ExitStack() as stack:
         one, other = (stack.enter_context(closing(side.open())) for side in (a, b))
         calls, shown = inputs_for(a, b, one)
-        numbers = output_numbers(one, other, calls)
+        numbers = output_numbers(one, other, calls, _classes(a, b))
         timed = measured_speed(one, other, calls[0]) if speed else None
         return {"numbers": numbers, "inputs": shown, "speed": timed}
 
@@ -78,6 +78,12 @@ def _facts_of(side: Side) -> dict[str, str]:
 def _bytes(side: Side) -> int:
     beside = side.manifest.artifact.data if side.manifest else ()
     return side.file.stat().st_size + sum(item.bytes for item in beside)
+
+
+def _classes(a: Side, b: Side) -> set[int] | None:
+    """How many classes the manifests name; none where there is no manifest to ask."""
+    manifests = [side.manifest for side in (a, b) if side.manifest is not None]
+    return {len(item.labels) for item in manifests if item.labels} if manifests else None
 
 
 def _facts_of_manifest(manifest: Manifest) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -64,8 +64,17 @@ def _drawn(spec: TensorSpec, sizes: Mapping[str, int], seed: int) -> Array:
     return Draw("integers", seed, shape, spec.dtype, 0, 2).array()
 
 
-def output_numbers(a: Backend, b: Backend, calls: Sequence[Inputs]) -> tuple[OutputNumbers, ...]:
+def output_numbers(
+    a: Backend, b: Backend, calls: Sequence[Inputs], classes: Collection[int] | None = None
+) -> tuple[OutputNumbers, ...]:
     """Each output that both have, over all calls.
+
+    Args:
+        a: One side.
+        b: The other.
+        calls: Inputs for both.
+        classes: How many values an output has whose largest one is a label; where nobody
+            knows (none), any with rows of numbers may be one.
 
     Raises:
         TwinportError: One of them refuses an input.
@@ -77,11 +86,14 @@ def output_numbers(a: Backend, b: Backend, calls: Sequence[Inputs]) -> tuple[Out
             side = "first" if name in a.outputs else "second"
             found.append(OutputNumbers(name, 0, 0, 0, 0, None, 0, f"only the {side} has it"))
             continue
-        found.append(_numbers(name, [(one[name], other[name]) for one, other in answers]))
+        pairs = [(one[name], other[name]) for one, other in answers]
+        found.append(_numbers(name, pairs, classes))
     return tuple(found)
 
 
-def _numbers(name: str, pairs: Sequence[tuple[Array, Array]]) -> OutputNumbers:
+def _numbers(
+    name: str, pairs: Sequence[tuple[Array, Array]], classes: Collection[int] | None
+) -> OutputNumbers:
     wrong = next(((x.shape, y.shape) for x, y in pairs if x.shape != y.shape), None)
     if wrong:
         note = f"shape {list(wrong[0])} and {list(wrong[1])}"
@@ -103,12 +115,14 @@ def _numbers(name: str, pairs: Sequence[tuple[Array, Array]]) -> OutputNumbers:
     rms, size = (squares / max(elements, 1)) ** 0.5, (own / max(elements, 1)) ** 0.5
     return OutputNumbers(
         name, elements, rms, rms / size if size else float(rms > 0), largest,
-        _labels(pairs), differing / max(elements, 1),
+        _labels(pairs, classes), differing / max(elements, 1),
     )  # fmt: skip
 
 
-def _labels(pairs: Sequence[tuple[Array, Array]]) -> float | None:
+def _labels(pairs: Sequence[tuple[Array, Array]], classes: Collection[int] | None) -> float | None:
     """Share of ``[rows, classes]`` whose largest value is at the same place."""
+    if classes is not None and not all(x.shape[1:] in [(n,) for n in classes] for x, _ in pairs):
+        return None
     if not all(x.ndim == 2 and x.shape[1] > 1 and x.dtype.kind == "f" for x, _ in pairs):
         return None
     same = [np.argmax(x, -1) == np.argmax(y, -1) for x, y in pairs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from exporter import pipeline
+from exporter.commands.layers import proof_of_version
+from runtime.backends.base import BackendOptions
+from runtime.errors import RepositoryError
 from runtime.manifest import FILE_NAME, read_manifest
 
 NETS = Path(__file__).parent.parent / "nets.py"
@@ -127,3 +131,10 @@ def test_weights_that_do_not_exist_are_named(run, lenet):
     assert code == 1
     assert "weights gone.pt do not exist" in err
     assert "--source" not in err
+
+
+def test_a_precision_that_nothing_here_runs_is_refused(lenet):
+    artifact = replace(lenet.manifest.artifact, precision="bf16")
+    manifest = replace(lenet.manifest, artifact=artifact)
+    with pytest.raises(RepositoryError, match=r"bf16.*no kernels.*cannot be read here"):
+        proof_of_version(lenet.folder, manifest, None, None, BackendOptions())

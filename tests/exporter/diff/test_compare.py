@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from exporter.diff.compare import compare
+from exporter.diff.runs import output_numbers
 from runtime.errors import InvalidInput, ManifestError, NotFound
 
 
@@ -173,3 +174,20 @@ def test_an_engine_is_compared_by_what_its_manifest_says(lenet, tmp_path):
     assert facts["format"] == ("onnx", "engine")
     assert found.left_out[0].startswith("nodes and weights: lenet5_trt/1 is an engine")
     assert found.left_out[1].startswith("numbers and speed: ")
+
+
+class Answering:
+    """A backend with one output of three classes and a hidden one of five."""
+
+    outputs = ("logits", "hidden")
+
+    def infer(self, _call):
+        return {"logits": np.eye(3, dtype=np.float32), "hidden": np.eye(5, dtype=np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"), [({3}, [1.0, None]), (set(), [None, None]), (None, [1.0, 1.0])]
+)
+def test_labels_are_those_of_outputs_that_have_classes(classes, labels):
+    found = output_numbers(Answering(), Answering(), [{}], classes)
+    assert [item.labels for item in found] == labels
