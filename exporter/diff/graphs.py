@@ -14,6 +14,8 @@ from exporter.engine.origins import nodes_of
 from exporter.layer_proof.owners import OwnedGraph
 from runtime.tensors import Array
 
+QUANTISED = ".int8"
+"""What the name of a weight ends in once it is stored in eight bits (``exporter/precision``)."""
 NOWHERE = "?"
 """The module where none is known."""
 
@@ -110,8 +112,11 @@ def _type(kind: TypeProto) -> str:
 def weight_changes(
     a: tuple[onnx.ModelProto, OwnedGraph], b: tuple[onnx.ModelProto, OwnedGraph]
 ) -> tuple[WeightChanges, ...]:
-    """Weights of every module, in graph order; those of modules without any are left out."""
-    sides = [{tensor.name: tensor for tensor in model.graph.initializer} for model, _ in (a, b)]
+    """Weights of every module, in graph order; those of modules without any are left out.
+
+    Quantised ones are compared as what they stand for, under the name that they had before.
+    """
+    sides = [_weights(model) for model, _ in (a, b)]
     owners = [_weight_owners(graph) for _, graph in (a, b)]
     modules: dict[str, list[str]] = {}
     for name in dict.fromkeys((*sides[0], *sides[1])):
@@ -120,6 +125,24 @@ def weight_changes(
     return tuple(
         _changes_of(module, names, sides[0], sides[1]) for module, names in modules.items()
     )
+
+
+def _weights(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = dict(stored)
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or any(name not in stored for name in node.input):
+            continue
+        whole, scale, *zero = (numpy_helper.to_array(stored[name]) for name in node.input)
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        shape = [-1 if scale.ndim and at == axis % whole.ndim else 1 for at in range(whole.ndim)]
+        offset = zero[0].astype(np.float64).reshape(shape) if zero else 0.0
+        array = (whole.astype(np.float64) - offset) * scale.astype(np.float64).reshape(shape)
+        name = node.input[0].removesuffix(QUANTISED)
+        for read in node.input[:2]:
+            found.pop(read, None)
+        found[name] = numpy_helper.from_array(array.astype(np.float32), name)
+    return found
 
 
 def _weight_owners(graph: OwnedGraph) -> dict[str, str]:

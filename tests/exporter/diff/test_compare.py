@@ -8,7 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from exporter.diff.compare import compare
+from exporter.diff.graphs import weight_changes
 from exporter.diff.runs import output_numbers
+from exporter.layer_proof.owners import OwnedGraph
 from runtime.errors import InvalidInput, ManifestError, NotFound
 
 
@@ -174,6 +176,28 @@ def test_an_engine_is_compared_by_what_its_manifest_says(lenet, tmp_path):
     assert facts["format"] == ("onnx", "engine")
     assert found.left_out[0].startswith("nodes and weights: lenet5_trt/1 is an engine")
     assert found.left_out[1].startswith("numbers and speed: ")
+
+
+def test_quantised_weights_are_compared_as_what_they_stand_for(tmp_path):
+    def model(nodes, weights):
+        made = helper.make_graph(
+            [*nodes, helper.make_node("MatMul", ["x", "w"], ["y"], "fc")], "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
+            [numpy_helper.from_array(array, name) for name, array in weights.items()],
+        )  # fmt: skip
+        return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+    plain = model([], {"w": np.array([[1, 20], [3, 41]], np.float32)})
+    dequantise = helper.make_node("DequantizeLinear", ["w.int8", "w.scale"], ["w"], axis=1)
+    lower = model([dequantise], {
+        "w.int8": np.array([[1, 2], [3, 4]], np.int8),
+        "w.scale": np.array([1, 10], np.float32),
+    })  # fmt: skip
+    (found,) = weight_changes(*((item, OwnedGraph(item, {})) for item in (plain, lower)))
+    assert (found.tensors, found.equal, found.added, found.removed) == (1, 0, (), ())
+    assert found.largest == 1
+    assert found.relative_rms == pytest.approx(1 / np.sqrt(1 + 400 + 9 + 41**2))
 
 
 class Answering:
