@@ -65,10 +65,6 @@ class Choice:
         """Modules with a node that is lowered."""
         return list(dict.fromkeys(self.chosen.values()))
 
-    def of_module(self, module: str) -> list[str]:
-        """Its nodes that are lowered."""
-        return [node for node, own in self.chosen.items() if own == module]
-
     def record(self) -> tuple[KeptModule, ...]:
         """What stayed, by module and reason."""
         counts: dict[tuple[str, str], int] = {}
