@@ -1,4 +1,4 @@
-"""A placement to begin with, or to begin again: packed, poured, and brought within limits."""
+"""A placement to begin with, or to begin again: a ring of heavy experts, light ones packed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import numpy as np
 from runtime.experts.arrays import FloatArray, IntArray
 from runtime.experts.devices import Devices
 from runtime.experts.filling import (
-    copies_within,
+    Room,
     exact_fill,
-    heavy_experts,
     is_exact,
     level_labels,
-    pack_copies,
     pack_whole,
     pour,
-)  # fmt: skip
+)
 from runtime.experts.moves import improved, within
 from runtime.experts.outlook import Outlook
+from runtime.experts.ring import Ring, copies_within, ring_of
 from runtime.experts.search import Bounds, Search
 from runtime.experts.shares import balanced_amounts
 
-_RISK = 2.0
-"""Standard deviations of a device's whole experts that count as load when copies are packed."""
+_RISK = 1.5
+"""Standard deviations of what nothing levels that count as load."""
+_PLACES = (2.0, 1.5, 1.0)
+"""Experts that a device takes in a layer, at most, in units of what is its part by memory.
+Devices change names from layer to layer; where that does not keep to memory, fewer are taken."""
 
 
 def begun(
@@ -44,19 +46,16 @@ def begun(
     Returns:
         Keys and amounts, ``[replicas]`` each.
     """
-    layers, experts = outlook.load.shape
-    fits = bounds.replicas >= layers * (experts + outlook.devices - 1)
-    keys, amount = _poured(outlook, devices) if fits else _packed(outlook, bounds, devices)
-    if fits and devices.equal and outlook.price is None:
-        keys, amount = _made_exact(keys, amount, outlook)
-    keys, amount = _renamed(keys, amount, outlook, devices)
+    for places in _PLACES:
+        keys, amount = _renamed(*_laid(outlook, bounds, devices, places), outlook, devices)
+        if np.all(np.bincount(keys % devices.count, minlength=devices.count) <= bounds.memory):
+            break
     kept, _ = within(keys, outlook, bounds)
     whole = len(kept) == len(keys) and bool(np.all(kept == keys))
     room = bounds.replicas - len(kept)
     if whole and room == 0:
         return keys, amount
-    limits = replace(bounds, moves=room if whole else bounds.replicas)
-    more, start = improved(kept, outlook, limits, search)
+    more, start = improved(kept, outlook, replace(bounds, moves=room), search)
     if whole:
         start = np.zeros(len(more))
         there = np.isin(keys, more)
@@ -65,62 +64,105 @@ def begun(
     return more, balanced_amounts(more, outlook.load, outlook.speed, price=price, start=start)
 
 
-def _packed(outlook: Outlook, bounds: Bounds, devices: Devices) -> tuple[IntArray, FloatArray]:
-    """Copies of the heaviest experts, packed: for fewer places than pouring takes."""
-    load, speed = outlook.load, outlook.speed
-    copies = copies_within(load, bounds.replicas, len(speed))
-    parts = devices.memory / devices.memory.sum()
-    room = np.ceil(copies.sum(1).max() * parts).astype(np.int64)
-    layer, expert, device = pack_copies(
-        load, copies, speed, room, outlook.price, _RISK * outlook.spread
-    )
-    keys = np.sort((layer * load.shape[1] + expert) * len(speed) + device)
-    return keys, balanced_amounts(keys, load, speed, price=outlook.price_of(keys))
+def _laid(
+    outlook: Outlook, bounds: Bounds, devices: Devices, places: float
+) -> tuple[IntArray, FloatArray]:
+    """Around a ring, exactly even where there are replicas for it."""
+    layers, experts = outlook.load.shape
+    spare = bounds.replicas // layers - experts
+    if spare < outlook.devices - 1:
+        return _woven(outlook, devices, bounds.replicas - layers * experts, places)
+    keys, amount = _poured(outlook, devices, min(spare, outlook.devices), places)
+    if devices.equal and outlook.price is None:
+        return _made_exact(keys, amount, outlook, experts + spare)
+    return keys, amount
 
 
-def _poured(outlook: Outlook, devices: Devices) -> tuple[IntArray, FloatArray]:
-    """Light experts packed whole, heavy ones poured over the rest, those of a node together."""
-    load, speed = outlook.load, outlook.speed
+def _woven(
+    outlook: Outlook, devices: Devices, spare: int, places: float
+) -> tuple[IntArray, FloatArray]:
+    """A ring of some devices: for fewer places than all of them take."""
+    load, count = outlook.load, outlook.devices
     experts = load.shape[1]
-    order = np.argsort(-load, axis=1, kind="stable")
-    skipped = heavy_experts(load)
-    room = np.ceil(experts * (devices.memory / devices.memory.sum())).astype(np.int64)
-    device, base = pack_whole(load, order, skipped, speed, room, outlook.price)
-    most = int(skipped.max())
-    heavy = order[:, :most]
-    carried = np.take_along_axis(load, heavy, axis=1) * (np.arange(most) < skipped[:, None])
-    if outlook.price is not None:
-        home = np.take_along_axis(outlook.price, heavy[:, :, None], axis=1).argmin(2)
-        turn = np.argsort(home, axis=1, kind="stable")
-        heavy = np.take_along_axis(heavy, turn, axis=1)
-        carried = np.take_along_axis(carried, turn, axis=1)
-    lack = np.maximum(speed - base, 0)
-    lack *= carried.sum(1, keepdims=True) / np.maximum(lack.sum(1, keepdims=True), 1e-300)
-    poured = pour(carried, lack)
+    copies = copies_within(load.reshape(1, -1), np.array([spare]), count).reshape(load.shape)
+    ring = _ring(outlook, devices, copies)
+    device, _ = _packed(outlook, devices, ring, copies, places)
     layer, expert = np.nonzero(device >= 0)
-    at_layer, rank, at = np.nonzero(poured)
-    count = len(speed)
+    at_layer, rank, at = ring.replicas
+    keys = np.unique(np.concatenate((
+        (layer * experts + expert) * count + device[layer, expert],
+        (at_layer * experts + ring.expert[at_layer, rank]) * count + at,
+    )))  # fmt: skip
+    price = outlook.price_of(keys)
+    return keys, balanced_amounts(keys, load, outlook.speed, price=price)
+
+
+def _poured(
+    outlook: Outlook, devices: Devices, spare: int, places: float
+) -> tuple[IntArray, FloatArray]:
+    """A ring of all devices, its experts poured over what devices lack: exactly even."""
+    load, speed, count = outlook.load, outlook.speed, outlook.devices
+    layers, experts = load.shape
+    copies = copies_within(load, np.full(layers, spare), count)
+    ring = _ring(outlook, devices, copies)
+    device, base = _packed(outlook, devices, ring, copies, places)
+    lack = np.maximum(speed - (base - ring.even(load)), 0)
+    line = ring.load_of(load)
+    lack *= line.sum(1, keepdims=True) / np.maximum(lack.sum(1, keepdims=True), 1e-300)
+    # Of a ring that is closed the last expert begins the line, too, on the first device.
+    row, last = np.arange(layers), np.maximum((copies > 1).sum(1) - 1, 0)
+    tail = np.where(ring.closed, line[row, last] / np.maximum(ring.copies[row, last], 1), 0.0)
+    line[row, last] -= tail
+    line = np.concatenate((tail[:, None], line), axis=1)
+    whose = np.concatenate((ring.expert[row, last][:, None], ring.expert), axis=1)
+    poured = pour(line, np.take_along_axis(lack, ring.device, axis=1))
+    layer, expert = np.nonzero(device >= 0)
+    at_layer, rank, stop = np.nonzero(poured)
     keys = np.concatenate((
         (layer * experts + expert) * count + device[layer, expert],
-        (at_layer * experts + heavy[at_layer, rank]) * count + at,
+        (at_layer * experts + whose[at_layer, rank]) * count + ring.device[at_layer, stop],
     ))  # fmt: skip
-    amount = np.concatenate((load[layer, expert], poured[at_layer, rank, at]))
+    amount = np.concatenate((load[layer, expert], poured[at_layer, rank, stop]))
     return _with_idle(keys, amount, load, count)
+
+
+def _ring(outlook: Outlook, devices: Devices, copies: IntArray) -> Ring:
+    home = None if outlook.price is None else devices.node[outlook.price.argmin(2)]
+    return ring_of(outlook, copies, devices.node, home)
+
+
+def _packed(
+    outlook: Outlook, devices: Devices, ring: Ring, copies: IntArray, places: float
+) -> tuple[IntArray, FloatArray]:
+    """Experts of one copy, beside what the ring puts on devices in equal shares."""
+    load, speed = outlook.load, outlook.speed
+    inside = ring.inside
+    everywhere = ring.size == outlook.devices
+    room = Room(
+        speed,
+        np.ceil(places * load.shape[1] * (devices.memory / devices.memory.sum())).astype(np.int64),
+        ring.even(load),
+        inside,
+        np.where(everywhere, np.inf, ring.level * (inside * speed).sum(1)),
+        _RISK * outlook.spread,
+    )
+    order = np.argsort(-load, axis=1, kind="stable")
+    return pack_whole(load, order, copies > 1, room, outlook.price)
 
 
 def _with_idle(
     keys: IntArray, amount: FloatArray, load: FloatArray, devices: int
 ) -> tuple[IntArray, FloatArray]:
-    """In order, and with a replica of each expert that has no load to pour."""
+    """In order, each once, and with a replica of each expert that has no load to pour."""
     idle = np.setdiff1d(np.arange(load.size), keys // devices)
     keys = np.concatenate((keys, idle * devices + idle % devices))
     amount = np.concatenate((amount, load.reshape(-1)[idle]))
-    order = np.argsort(keys, kind="stable")
-    return keys[order], amount[order]
+    kept, place = np.unique(keys, return_inverse=True)
+    return kept, np.bincount(place, amount, minlength=len(kept)).astype(float)
 
 
 def _made_exact(
-    keys: IntArray, amount: FloatArray, outlook: Outlook
+    keys: IntArray, amount: FloatArray, outlook: Outlook, most: int
 ) -> tuple[IntArray, FloatArray]:
     """Layers whose levels differ, or that took too many replicas, filled device by device."""
     layers, experts = outlook.load.shape
@@ -129,7 +171,7 @@ def _made_exact(
     place = layer * count + keys % count
     total = np.bincount(place, amount, minlength=layers * count)
     level: FloatArray = total.reshape(layers, count).astype(float)
-    many = np.bincount(layer, minlength=layers) > experts + count - 1
+    many = np.bincount(layer, minlength=layers) > most
     again = np.flatnonzero(~is_exact(level) | many)
     kept = ~np.isin(layer, again)
     all_keys, amounts = [keys[kept]], [amount[kept]]
@@ -152,7 +194,8 @@ def _renamed(
     count = outlook.devices
     layer = keys // (count * experts)
     held = np.bincount(layer * count + keys % count, minlength=layers * count)
-    alike = np.stack((devices.speed, devices.memory, devices.node))
+    node = np.zeros(count) if outlook.price is None else devices.node
+    alike = np.stack((devices.speed, devices.memory, node))
     kind = np.unique(alike, axis=1, return_inverse=True)[1].reshape(-1)
     name = level_labels(held.reshape(layers, count), kind)
     renamed = keys // count * count + name[layer, keys % count]

@@ -8,43 +8,44 @@ by the other. Two lines of h and d pieces are cut into at most h + d - 1, so tha
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from runtime.experts.arrays import BoolArray, FloatArray, IntArray
 
-POURED = 0.4
-"""Part of a layer's load that is poured. What is poured can follow the load later on, so more
-is better until light experts are split, whose shares move little."""
-
-_AT_MOST = 4  # one expert in so many is poured
 _NOTHING = 1e-12
-_HALVINGS = 40
 _FULL = 1e6  # level that stands for a device without room
+_ELSEWHERE = 1e3  # and for one on the other side
 
 
-def heavy_experts(load: FloatArray) -> IntArray:
-    """How many experts of each layer are poured.
+@dataclass(frozen=True)
+class Room:
+    """What devices take, beside what is on them before.
 
-    Args:
-        load: ``[layers, experts]``.
-
-    Returns:
-        ``[layers]``, the fewest of the heaviest that hold ``POURED`` of the load, at most a
-        quarter of the experts.
+    Attributes:
+        speed: ``[devices]``.
+        places: ``[devices]`` experts that a device takes in a layer.
+        base: ``[layers, devices]`` load that is there.
+        inside: ``[layers, devices]`` devices that take the heaviest experts.
+        capacity: ``[layers]`` load that those take together, ``base`` included.
+        risk: What the root of the sum of the squares of the loads on one of the other devices
+            counts, as load: nothing levels it when it grows.
     """
-    falling = -np.sort(-load, axis=1)
-    held = np.cumsum(falling, axis=1) / falling.sum(1, keepdims=True)
-    count = (held < POURED).sum(1) + 1
-    most = max(1, load.shape[1] // _AT_MOST)
-    return np.asarray(np.minimum(count, most), dtype=np.int64)
+
+    speed: FloatArray
+    places: IntArray
+    base: FloatArray
+    inside: BoolArray
+    capacity: FloatArray
+    risk: float = 0.0
 
 
 def pack_whole(
     load: FloatArray,
     order: IntArray,
-    skipped: IntArray,
-    speed: FloatArray,
-    room: IntArray,
+    shared: BoolArray,
+    room: Room,
     price: FloatArray | None = None,
 ) -> tuple[IntArray, FloatArray]:
     """Heaviest first, each to the device where the level is least and there is room.
@@ -52,32 +53,42 @@ def pack_whole(
     Args:
         load: ``[layers, experts]``, of mean level 1.
         order: ``[layers, experts]`` experts by falling load.
-        skipped: ``[layers]`` so many of the heaviest are left out.
-        speed: ``[devices]``.
-        room: ``[devices]`` experts that a device takes in a layer.
+        shared: ``[layers, experts]`` those are left out.
+        room: Where to.
         price: ``[layers, experts, devices]`` level that an expert pays for a device.
 
     Returns:
         Device of each expert, ``[layers, experts]``, -1 where it is left out, and the load
-        of the devices, ``[layers, devices]``.
+        of the devices, ``[layers, devices]``, that of ``room.base`` included.
     """  # fmt: skip
     layers, experts = load.shape
-    row = np.arange(layers)
-    base = np.zeros((layers, len(speed)))
-    free = np.tile(room, (layers, 1))
+    row, speed = np.arange(layers), room.speed
+    base = room.base.copy()
+    left = room.capacity - base.sum(1)
+    lone = np.where(room.inside, 0.0, room.risk)
+    square = np.zeros_like(base)
+    free = np.tile(room.places, (layers, 1))
     device = np.full((layers, experts), -1, dtype=np.int64)
-    for rank in range(int(skipped.min()), experts):
+    first = int((~np.take_along_axis(shared, order, 1)).argmax(1).min())
+    for rank in range(first, experts):
         expert = order[:, rank]
         weight = load[row, expert]
-        level = (base + weight[:, None]) / speed
+        now = ~shared[row, expert]
+        fits = weight <= left
+        level = base + weight[:, None]
+        if room.risk:
+            level = level + lone * np.sqrt(square + (weight * weight)[:, None])
+        level = level / speed
         if price is not None:
             level = level + price[row, expert]
-        to = np.where(free > 0, level, np.inf).argmin(1)
-        now = row[rank >= skipped]
-        expert, to = expert[now], to[now]
-        device[now, expert] = to
-        base[now, to] += weight[now]
-        free[now, to] -= 1
+        level = np.where(room.inside == fits[:, None], level, level + _ELSEWHERE)
+        to = np.where(free > 0, level, level + _FULL).argmin(1)
+        into, at, more = row[now], to[now], weight[now]
+        device[into, expert[now]] = at
+        base[into, at] += more
+        square[into, at] += more * more
+        free[into, at] -= 1
+        left[into] -= more * room.inside[into, at]
     return device, base
 
 
@@ -98,86 +109,6 @@ def pour(heavy: FloatArray, lack: FloatArray) -> FloatArray:
     high = np.minimum(ends[:, :, None], bounds[:, None, :])
     amount = high - low
     return np.where(amount > _NOTHING * bounds[:, -1, None, None], amount, 0.0)
-
-
-def copies_within(load: FloatArray, replicas: int, devices: int) -> IntArray:
-    """As many copies of experts as there are replicas for, so that the heaviest copy is light.
-
-    Layers share the replicas: one with heavier experts gets more.
-
-    Args:
-        load: ``[layers, experts]``, of mean level 1.
-        replicas: Of all layers, at least one for each expert.
-        devices: An expert has at most so many copies.
-
-    Returns:
-        ``[layers, experts]``.
-    """
-    low, high = 0.0, float(load.max())
-    for _ in range(_HALVINGS):
-        limit = (low + high) / 2
-        if np.maximum(np.ceil(load / max(limit, 1e-300)), 1).sum() > replicas:
-            low = limit
-        else:
-            high = limit
-    copies = np.ceil(load / high) if high > 0 else np.ones(load.shape)
-    return np.clip(copies, 1, devices).astype(np.int64)
-
-
-def pack_copies(
-    load: FloatArray,
-    copies: IntArray,
-    speed: FloatArray,
-    room: IntArray,
-    price: FloatArray | None = None,
-    risk: float = 0.0,
-) -> tuple[IntArray, IntArray, IntArray]:
-    """Copies, the heaviest first, each to the lowest level with room and none of its expert.
-
-    Args:
-        load: ``[layers, experts]``, of mean level 1.
-        copies: ``[layers, experts]``.
-        speed: ``[devices]``.
-        room: ``[devices]`` replicas that a device takes in a layer.
-        price: ``[layers, experts, devices]`` level that a token pays for a device.
-        risk: What the root of the sum of the squares of a device's single experts counts,
-            as level: their load cannot go elsewhere when it grows.
-
-    Returns:
-        Layer, expert and device of each replica.
-    """  # fmt: skip
-    layers = len(load)
-    each = load / copies
-    order = np.argsort(-each, axis=1, kind="stable")
-    total = copies.sum(1)
-    item = np.full((layers, int(total.max())), -1, dtype=np.int64)  # [layers, most replicas]
-    repeated = np.repeat(order.reshape(-1), np.take_along_axis(copies, order, 1).reshape(-1))
-    item[np.arange(item.shape[1]) < total[:, None]] = repeated
-    level = np.zeros((layers, len(speed)))
-    free = np.tile(room, (layers, 1))
-    holds = np.zeros((layers, len(speed)), dtype=bool)
-    square = np.zeros((layers, len(speed)))
-    device = np.full(item.shape, -1, dtype=np.int64)
-    for at in range(item.shape[1]):
-        row = np.flatnonzero(item[:, at] >= 0)
-        expert = item[row, at]
-        if at:
-            holds[row[expert != item[row, at - 1]]] = False
-        mine = each[row, expert][:, None]
-        single = (copies[row, expert] == 1)[:, None]
-        cost = level[row] + mine / speed + risk * np.sqrt(square[row] + single * mine**2) / speed
-        if price is not None:
-            cost = cost + price[row, expert]
-        # Where all with room hold the expert, room gives way: memory is looked after later.
-        cost = cost + np.where(free[row] > 0, 0.0, _FULL) + np.where(holds[row], np.inf, 0.0)
-        to = cost.argmin(1)
-        device[row, at] = to
-        level[row, to] += each[row, expert] / speed[to]
-        square[row, to] += np.where(copies[row, expert] == 1, each[row, expert] ** 2, 0.0)
-        free[row, to] -= 1
-        holds[row, to] = True
-    layer, at_item = np.nonzero(item >= 0)
-    return layer, item[layer, at_item], device[layer, at_item]
 
 
 def exact_fill(load: FloatArray, devices: int, room: int) -> list[tuple[int, int, float]]:
@@ -264,7 +195,39 @@ def level_labels(held: IntArray, kind: IntArray) -> IntArray:
             emptiest = group[np.argsort(total[group], kind="stable")]
             name[layer, fullest] = emptiest
             total[emptiest] += held[layer, fullest]
+    held_by = np.empty_like(held)
+    np.put_along_axis(held_by, name, held, axis=1)
+    for group in groups:
+        _swap_until_even(held_by, name, group)
     return name
+
+
+def _swap_until_even(held_by: IntArray, name: IntArray, group: IntArray) -> None:
+    """Let the fullest or the emptiest change its name with another, as long as that evens.
+
+    Args:
+        held_by: ``[layers, devices]`` replicas by new name; changed in place.
+        name: ``[layers, devices]`` new names; changed in place.
+        group: Devices that may change.
+    """
+    mine = held_by[:, group]
+    total = mine.sum(0)
+    stuck = False
+    while total.max() - total.min() > 1 and not stuck:
+        stuck = True
+        for one in (int(total.argmax()), int(total.argmin())):
+            apart, more = total[one] - total, mine[:, one : one + 1] - mine
+            evened = np.where(more * apart > 0, more * (apart - more), 0)
+            layer, other = (int(at) for at in np.unravel_index(evened.argmax(), evened.shape))
+            if evened[layer, other] <= 0:
+                continue
+            stuck = False
+            moved = mine[layer, one] - mine[layer, other]
+            total[[one, other]] += np.array([-moved, moved])
+            mine[layer, [one, other]] = mine[layer, [other, one]]
+            row, (first, second) = name[layer], (group[one], group[other])
+            was_first, was_second = row == first, row == second
+            row[was_first], row[was_second] = second, first
 
 
 def is_exact(level: FloatArray, tolerance: float = 1e-9) -> BoolArray:
