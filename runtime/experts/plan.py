@@ -15,6 +15,7 @@ from runtime.experts.arrays import FloatArray, IntArray
 from runtime.experts.begin import begun
 from runtime.experts.certificate import Certificate, cost_of, lower_bound
 from runtime.experts.devices import Devices
+from runtime.experts.flows import MOST_DEVICES, rearranged
 from runtime.experts.limits import bounds_for, check_form
 from runtime.experts.moves import improved, within
 from runtime.experts.outlook import Outlook
@@ -119,7 +120,10 @@ def _changed(
             f"devices' memory; the bound on moves is {bounds.moves}"
         )
     left = replace(bounds, moves=bounds.moves - used)
-    keys, start = improved(kept, outlook, left, search)
+    if outlook.price is None and outlook.devices <= MOST_DEVICES:
+        keys, start = rearranged(kept, outlook, left, search), None
+    else:
+        keys, start = improved(kept, outlook, left, search)
     return keys, _leveled(keys, outlook, start)
 
 

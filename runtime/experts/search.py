@@ -19,6 +19,7 @@ class Search:
             replica; the rest of its worth is what it computes now.
         least_gain: Load that a move must take from the hottest device of its layer.
         stress: Standard deviations by which what cannot be shared is raised.
+        turns: Moves of a layer at most, where nothing has a price.
     """
 
     rounds: int = 4
@@ -27,6 +28,7 @@ class Search:
     reserve: float = 1.0
     least_gain: float = 1e-3
     stress: float = 1.5
+    turns: int = 8
 
 
 SEARCH = Search()
