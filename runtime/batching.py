@@ -46,7 +46,7 @@ class BatchSettings:
     Attributes:
         max_rows: Rows of one call; 0 where requests cannot be joined.
         delay_s: How long the first request of a call waits for others to come.
-        preferred: Rows at which it waits no longer, ascending.
+        preferred: Sizes of a call, ascending: the largest that what waits makes up goes at once.
         queue: What may wait.
         quiet_turns: Turns of the event loop without a new request after which no more are waited
             for, where requests come side by side. It depends on how the transport hands them
@@ -100,9 +100,11 @@ class Batcher:
         self._lanes = tuple(lanes)
         self._settings = settings
         self._queue = RequestQueue(settings.queue)
-        # Whoever waits in a thread is in the queue no more, and its rules do not hold there;
-        # of several threads another may be free first.
-        self._may_hand_ahead = len(lanes) == 1 and settings.queue == QueueSettings()
+        # Whoever waits in a thread is in the queue no more, and its rules do not hold there; of
+        # several threads another may be free first; which preferred size goes, time decides.
+        self._may_hand_ahead = (
+            len(lanes) == 1 and settings.queue == QueueSettings() and not settings.preferred
+        )
         self._again: deque[Waiting] = deque()
         """Those of a call that failed, each to be computed alone."""
         self._running = 0
@@ -270,17 +272,14 @@ class Batcher:
         if self._quiet < turns and now - self._since < GATHER_SECONDS:
             self._turn_soon()
             return True
-        if settings.delay_s and self._delayed(now):
+        if settings.delay_s and not self._preferred_rows() and self._delayed(now):
             return True
         self._since = 0.0
         return False
 
     def _delayed(self, now: float) -> bool:
         """Whether the oldest request has not waited for long enough."""
-        oldest = min((item.arrived_ns for item in self._queue), default=None)
-        if oldest is None:
-            return False
-        left = oldest * 1e-9 + self._settings.delay_s - now
+        left = self._delay_left(now)
         if left <= 0:
             return False
         if left < COARSE_SECONDS:
@@ -290,6 +289,15 @@ class Batcher:
             self._due = loop.call_later(left - COARSE_SECONDS, self._turn)
         return True
 
+    def _delay_left(self, now: float) -> float:
+        """Seconds that the oldest request is to wait yet; none where nothing waits."""
+        oldest = min((item.arrived_ns for item in self._queue), default=None)
+        return 0.0 if oldest is None else oldest * 1e-9 + self._settings.delay_s - now
+
+    def _preferred_rows(self) -> int:
+        sizes = self._settings.preferred
+        return self._queue.preferred_rows(sizes) if sizes else 0
+
     def _full(self) -> bool:
         """Whether waiting longer brings nothing."""
         most = self._settings.max_rows
@@ -297,7 +305,14 @@ class Batcher:
         return self._queue.rows() >= wanted
 
     def _taken(self) -> list[Waiting]:
-        return self._queue.take(self._settings.max_rows)
+        settings = self._settings
+        preferred = 0
+        # As in Triton, what has waited for its delay goes with whatever fits.
+        if settings.preferred and not (
+            settings.delay_s and self._delay_left(time.monotonic()) <= 0
+        ):
+            preferred = self._preferred_rows()
+        return self._queue.take(preferred or settings.max_rows)
 
     def _call_here(self, batch: list[Waiting], lane: Lane, size: int) -> None:
         begun = time.monotonic_ns()

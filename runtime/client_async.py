@@ -37,6 +37,7 @@ from runtime.client_wire import (
     Tls,
     error_from_status,
     method_path,
+    stream_error_from_status,
 )
 from runtime.tensors import Array
 
@@ -197,7 +198,7 @@ class AsyncClient:
                 raise wrong[0] from None
             raise
         except grpc.RpcError as error:
-            raise error_from_status(error.code(), error.details() or "", self.url) from error
+            raise stream_error_from_status(error.code(), error.details() or "", self.url) from error
         finally:
             call.cancel()
 

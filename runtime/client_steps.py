@@ -19,6 +19,7 @@ from protos import (
     ModelConfig,
     ModelConfigRequest,
     ModelInferRequest,
+    ModelInferResponse,
     ModelMetadataRequest,
     ModelReadyRequest,
     ServerLiveRequest,
@@ -198,32 +199,49 @@ class Logic:
         """One request, or as many as the model's largest batch makes of it."""
         end = self._clock() + self._limit(timeout_s)
 
-        def part(rows: Mapping[str, Array]) -> Steps[dict[str, Array]]:
+        def part(rows: Mapping[str, Array]) -> Steps[ModelInferResponse]:
             request = request_from_arrays(
                 rows, model=name, version=version, request_id=request_id, outputs=outputs
             )
             left = end - self._clock()
             if left <= 0:
                 raise DeadlineExceeded("the time was over before all parts were answered")
-            return arrays_from_response((yield from self._ask("ModelInfer", request, left)))
+            response: ModelInferResponse = yield from self._ask("ModelInfer", request, left)
+            return response
 
         rows = _rows(arrays)
-        largest = self._largest.get((name, version), rows)
+        known = min(self._largest.get((name, version), rows), rows)
+        try:
+            return (yield from self._in_parts(part, arrays, known))
+        except InvalidInput:
+            # Nobody asks for the limit before it is met; a model loaded anew may have another.
+            largest = yield from self._largest_batch(name, version)
+            if not 0 < largest < known:
+                raise
+        return (yield from self._in_parts(part, arrays, largest))
+
+    def _in_parts(
+        self,
+        part: Callable[[Mapping[str, Array]], Steps[ModelInferResponse]],
+        arrays: Mapping[str, Array],
+        largest: int,
+    ) -> Steps[dict[str, Array]]:
+        """Answers to parts of at most ``largest`` rows as one, all of them of one version."""
+        rows = _rows(arrays)
         if rows <= largest:
-            try:
-                return (yield from part(arrays))
-            except InvalidInput:
-                if (name, version) in self._largest:
-                    raise
-                # Nobody asks for the limit before it is met.
-                largest = yield from self._largest_batch(name, version)
-                if not 0 < largest < rows:
-                    raise
-        parts = []
-        for start in range(0, rows, largest):
-            rows_of = {key: array[start : start + largest] for key, array in arrays.items()}
-            parts.append((yield from part(rows_of)))
-        return _joined(parts, rows)
+            return arrays_from_response((yield from part(arrays)))
+        for _ in range(self._retry.attempts):
+            answers = []
+            for start in range(0, rows, largest):
+                rows_of = {key: array[start : start + largest] for key, array in arrays.items()}
+                answers.append((yield from part(rows_of)))
+            versions = sorted({answer.model_version for answer in answers})
+            if len(versions) == 1:
+                return _joined([arrays_from_response(answer) for answer in answers], rows)
+            # Another version began to answer meanwhile.
+        raise Unavailable(
+            f"versions {' and '.join(versions)} answered parts of one request; name one of them"
+        )
 
     def _largest_batch(self, name: str, version: str) -> Steps[int]:
         """The model's maximum; 0 where it has none, or its server does not say."""

@@ -43,6 +43,7 @@ _ERRORS: Mapping[grpc.StatusCode, type[TwinportError]] = {
 _NOT_CONNECTED = re.compile(
     r"failed to connect|dns resolution failed|name resolution|errors resolving", re.I
 )
+_FAILED_SEND = "Internal error from Core"
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}|unix:\S+")
 _LOOPBACK = re.compile(r"(?:127\.[0-9.]+|localhost|\[::1\]):[0-9]+|unix:\S+")
 
@@ -202,6 +203,20 @@ def error_from_status(code: grpc.StatusCode, details: str, url: str) -> Twinport
         return DeadlineExceeded(f"the server at {url} gave no answer in time; allow it more")
     kind = _ERRORS.get(code, TwinportError)
     return kind(details or f"the server at {url} answered {code.name} without a text")
+
+
+def stream_error_from_status(code: grpc.StatusCode, details: str, url: str) -> TwinportError:
+    """The same for a stream of ``grpc.aio``.
+
+    Where a server ends a stream to which the client still sends, that library may overwrite
+    the status that came by one of its own (https://github.com/grpc/grpc/issues/36066).
+    """
+    if code is grpc.StatusCode.INTERNAL and _FAILED_SEND in details:
+        return Unavailable(
+            f"the server at {url} ended the stream while requests were sent, and grpc.aio lost "
+            "the reason; the server's log has it"
+        )
+    return error_from_status(code, details, url)
 
 
 def server_from_response(response: ServerMetadataResponse) -> ServerInfo:

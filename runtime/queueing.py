@@ -298,6 +298,27 @@ class RequestQueue:
             )
         return self._joinable
 
+    def preferred_rows(self, sizes: Sequence[int]) -> int:
+        """Rows of the largest preferred call that the first requests make up; 0 for none.
+
+        Args:
+            sizes: Of calls, ascending. A call of such a size is what ``take`` gives for it.
+        """
+        self.drop_dead()
+        best = rows = 0
+        shapes: Shapes | None = None
+        for item in self:
+            if shapes is None:
+                shapes = item.shapes
+            elif item.shapes != shapes:
+                continue
+            rows += item.rows
+            if rows in sizes:
+                best = rows
+            if rows >= sizes[-1]:
+                break
+        return best
+
     def close(self, error: Exception) -> None:
         """Answer everything that waits with ``error``."""
         for item in list(self):

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NoReturn
 
 from runtime.backends.base import BackendOptions
@@ -18,9 +18,9 @@ from runtime.experts.store import LoadStore
 from runtime.loading import LoadOptions
 from runtime.observe.collector import exposition
 from runtime.observe.endpoint import MetricsEndpoint, on_loop
-from runtime.observe.snapshot import Snapshot
 from runtime.observe.tracing import tracer_from_environment
 from runtime.repository import POLL, Repository
+from runtime.service.siblings import Siblings
 from runtime.servicer import Servicer
 from runtime.settings import ServerSettings
 from runtime.shadow.settings import ShadowSettings
@@ -41,14 +41,14 @@ class Life:
         self,
         settings: ServerSettings,
         report: Report,
-        totals: Callable[[], Awaitable[Snapshot]] | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         """Look what is there; nothing is loaded yet.
 
         Args:
             settings: How to serve.
             report: Gets what is to be printed.
-            totals: See ``Servicer``.
+            siblings: See ``Servicer``.
 
         Raises:
             NotFound: There is no such folder.
@@ -59,7 +59,7 @@ class Life:
         self._report = report
         self._repository = open_repository(settings)
         self._tracer = tracer_from_environment(os.environ)
-        self.servicer = Servicer(self._repository, tracer=self._tracer, totals=totals)
+        self.servicer = Servicer(self._repository, tracer=self._tracer, siblings=siblings)
         self._loading: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
         self._metrics: MetricsEndpoint | None = None

@@ -8,9 +8,11 @@ live in ``runtime/service`` by concern, the short ones here.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
+from typing import Any
 
 from protos import (
     METHODS,
@@ -41,6 +43,7 @@ from runtime.service.control import Control
 from runtime.service.inference import Inference
 from runtime.service.names import names_from
 from runtime.service.shared_memory import SharedMemory
+from runtime.service.siblings import Siblings
 from runtime.service.statistics_message import statistics_message
 from runtime.standard_services import (
     HEALTH_CHECK,
@@ -51,6 +54,8 @@ from runtime.standard_services import (
 )
 from runtime.worker import check_deadline
 
+logger = logging.getLogger(__name__)
+
 
 class Servicer:
     """All calls of the inference, health and reflection services over one repository."""
@@ -60,7 +65,7 @@ class Servicer:
         repository: Repository,
         failures: FailureLog | None = None,
         tracer: Tracer | None = None,
-        totals: Callable[[], Awaitable[Snapshot]] | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         """Serve a repository.
 
@@ -68,13 +73,13 @@ class Servicer:
             repository: Its models may be loaded later.
             failures: Where calls that fail are counted and logged; its own where none is given.
             tracer: Gets a span for each inference, where there is one.
-            totals: What all processes of this server did, where it is one of several.
+            siblings: All processes of this server, where it is one of several.
         """
         self.failures = failures or FailureLog()
         self._repository = repository
-        self._totals = totals
+        self._siblings = siblings
         self._health = Health(repository)
-        self._memory = SharedMemory()
+        self._memory = SharedMemory(siblings)
         self._running = Running()
         self._inference = Inference(
             repository, self._memory, self._health, self._running, self.failures, tracer
@@ -159,6 +164,11 @@ class Servicer:
         """What this process did so far; on the event loop."""
         return snapshot_of(self._repository.versions(), self.failures.counts)
 
+    def take_regions(self, told: Iterable[Mapping[str, Any]]) -> None:
+        """Know the shared memory regions that another process of this server holds open."""
+        for name in self._memory.regions.take_over(told):
+            logger.warning("shared memory region '%s' cannot be opened here", name)
+
     def begin_drain(self) -> None:
         """Be not ready from now on and refuse inferences; those that run go on."""
         self._health.drain()
@@ -207,7 +217,8 @@ class Servicer:
         request = parsed(ModelStatisticsRequest, payload)
         models = self._repository.loaded_models(request.name, request.version)
         wanted = {(model.record.name, model.record.version) for model in models}
-        snapshot = self.snapshot() if self._totals is None else await in_time(self._totals(), call)
+        siblings = self._siblings
+        snapshot = self.snapshot() if siblings is None else await in_time(siblings.totals(), call)
         response = ModelStatisticsResponse(
             model_stats=[
                 statistics_message(item.model, item.version, item.work)

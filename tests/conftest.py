@@ -30,6 +30,8 @@ from runtime.tensors import TensorSpec
 # Before torch is imported, and for every program that a test starts: threads that wait for
 # each other in tiny operators cost more than they compute, several times so on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests that import ONNX Runtime by themselves send nobody a report, either.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # A shell without job control starts what it puts in the background deaf to Ctrl-C, and so would
 # be every program that a test starts and interrupts.

@@ -10,7 +10,8 @@ from runtime.codec import requested_outputs, response_from_arrays
 from runtime.errors import InvalidInput
 from runtime.model import ModelRecord
 from runtime.service.classification import check_classes, classes_from_array
-from runtime.service.shared_memory import BYTE_SIZE, OFFSET, REGION, Place, SharedMemory
+from runtime.service.regions import Place
+from runtime.service.shared_memory import BYTE_SIZE, OFFSET, REGION, SharedMemory
 from runtime.tensor_bytes import bytes_from_array, dtype_of_array
 from runtime.tensors import Array
 

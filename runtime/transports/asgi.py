@@ -41,7 +41,7 @@ from runtime.transports.wire import (
 LARGE = 2**18
 """Bytes of an answer from which it is sent in parts, as fast as the client takes them."""
 LOOKED_AT = 64
-"""Requests whose clients are looked after at one time; the others have to wait."""
+"""Requests whose clients are looked after at one time while few of them leave."""
 
 Send = Callable[[Event], Awaitable[None]]
 
@@ -116,6 +116,8 @@ class GrpcApp:
         self._looks: dict[asyncio.Task[Any], asyncio.Future[Event]] = {}
         self._streaming: set[asyncio.Task[Any]] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._gone = 0
+        """Clients that were found to have left since the last looks."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last: tuple[Headers, Head] = ([], Head())
         self._sending = 0
@@ -245,16 +247,27 @@ class GrpcApp:
 
     async def _look_after_clients(self) -> None:
         """Cancel requests whose clients have left; nothing else tells of it."""
+        most = LOOKED_AT
         try:
             while self._waiting:
                 await asyncio.sleep(LOOK_SECONDS)
-                now = time.monotonic()
-                some = list(islice(self._waiting.items(), LOOKED_AT))
-                for task, (receive, due) in some:
-                    if due <= now and task in self._waiting:
-                        self._look(task, receive)
+                self._gone = 0
+                looked = self._look_at(most)
+                await asyncio.sleep(LOOK_SECONDS / 10)
+                # Where most have left, as with a program that ended, so have the others.
+                most = 2 * most if looked and 2 * self._gone >= looked else LOOKED_AT
         finally:
             self._looking = None
+
+    def _look_at(self, most: int) -> int:
+        """Look whether the clients of so many requests are still there; says of how many."""
+        now = time.monotonic()
+        looked = 0
+        for task, (receive, due) in list(islice(self._waiting.items(), most)):
+            if due <= now and task in self._waiting:
+                self._look(task, receive)
+                looked += 1
+        return looked
 
     def _look(self, task: asyncio.Task[Any], receive: Receive) -> None:
         del self._waiting[task]  # it goes to the end of the line
@@ -269,6 +282,7 @@ class GrpcApp:
         if look.cancelled() or look.exception() is not None:
             return
         if look.result()["type"] == "http.disconnect" and task in self._waiting:
+            self._gone += 1
             task.cancel()
 
 

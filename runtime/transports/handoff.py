@@ -14,8 +14,12 @@ LISTEN = "listen"
 """Tells a worker to take requests from now on."""
 SNAPSHOT = "snapshot"
 """Asks a worker what it did so far; a number follows, which comes back with the answer."""
+REGIONS = "regions"
+"""Tells a worker the shared memory regions of all; a number follows, as above, and the list."""
+ANSWER = "answer"
+"""Tells a worker what it asked for under the number that follows."""
 TOTALS = "totals"
-"""Tells a worker what all did, which it asked for under the number that follows."""
+"""What a worker asks for: what all of them did."""
 MAX_LINE = 2**26
 """Bytes of a line, which holds the counts of every model."""
 

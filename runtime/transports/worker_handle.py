@@ -16,7 +16,7 @@ from typing import Any
 
 from runtime.observe.snapshot import Snapshot, snapshot_from_dict
 from runtime.settings import ServerSettings
-from runtime.transports.handoff import MAX_LINE, SNAPSHOT, TOTALS, VARIABLE, settings_to_text
+from runtime.transports.handoff import ANSWER, MAX_LINE, SNAPSHOT, VARIABLE, settings_to_text
 
 PROGRAM = "runtime.transports.worker_process"
 KILL_SECONDS = 5.0
@@ -30,12 +30,12 @@ class Heard:
     Attributes:
         changed: Called after each line.
         say: Gets what a server of one process would print.
-        totals: Called with a number where it asks what all workers did.
+        asked: Called with a number and a question where it wants something of all workers.
     """
 
     changed: Callable[[Worker], None]
     say: Callable[[str], None]
-    totals: Callable[[Worker, int], None]
+    asked: Callable[[Worker, int, dict[str, Any]], None]
 
 
 class Worker:
@@ -76,22 +76,30 @@ class Worker:
 
     async def take_snapshot(self, seconds: float) -> None:
         """Let it say what it did so far; what it said last stays where it does not in time."""
+        await self.ask(SNAPSHOT, seconds)
+
+    async def ask(self, command: str, seconds: float, rest: str = "") -> bool:
+        """Send it a command with a number and wait for its answer; False where none comes in time.
+
+        One that ends meanwhile has nothing more to say, which counts as an answer.
+        """
         if self._process.returncode is not None:
-            return
+            return True
         self._asks += 1
         number = self._asks
         answered = self._asked[number] = asyncio.Event()
-        self.tell(f"{SNAPSHOT} {number}")
+        self.tell(f"{command} {number} {rest}".rstrip())
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await answered.wait()
+            async with asyncio.timeout(seconds):
+                return await answered.wait()
+        except TimeoutError:
+            return False
         finally:
             del self._asked[number]
 
-    def tell_totals(self, number: int, totals: Snapshot) -> None:
-        """Answer what it asked for: what all workers did."""
-        self.tell(f"{TOTALS} {number} {json.dumps(totals.to_dict())}")
+    def answer(self, number: int, **fields: Any) -> None:
+        """Answer what it asked for under a number."""
+        self.tell(f"{ANSWER} {number} {json.dumps(fields)}")
 
     async def end(self, drain_seconds: float) -> None:
         """Let it drain; kill it where that takes too long."""
@@ -113,10 +121,10 @@ class Worker:
             self.failed = failed, words["code"]
         if (snapshot := words.get("snapshot")) is not None:
             self.snapshot = snapshot_from_dict(snapshot)
-            if (answered := self._asked.get(words["number"])) is not None:
-                answered.set()
-        if (number := words.get("totals")) is not None:
-            self._heard.totals(self, number)
+        if (answered := self._asked.get(words.get("number", 0))) is not None:
+            answered.set()
+        if (number := words.get("ask")) is not None:
+            self._heard.asked(self, number, words)
         self.loaded = self.loaded or "loaded" in words
         self.address = words.get("listening", self.address)
         self._heard.changed(self)

@@ -18,16 +18,20 @@ from typing import Any
 
 import uvloop
 
+from runtime import errors
 from runtime.errors import TwinportError, Unavailable
 from runtime.observe.endpoint import LOOP_SECONDS
 from runtime.observe.failures import use_json_lines
 from runtime.observe.snapshot import Snapshot, snapshot_from_dict
 from runtime.server import Life, stop_at_signal
 from runtime.settings import ServerSettings
+from runtime.transports.group_memory import REGISTER, UNREGISTER
 from runtime.transports.grpcio import GrpcioTransport
 from runtime.transports.handoff import (
+    ANSWER,
     LISTEN,
     MAX_LINE,
+    REGIONS,
     SNAPSHOT,
     TOTALS,
     VARIABLE,
@@ -53,7 +57,7 @@ def main() -> int:
 async def _work(settings: ServerSettings, port: int) -> None:
     # The parent has the metrics of all.
     parent = Parent()
-    life = Life(replace(settings, metrics=False), lambda line: _tell(say=line), parent.totals)
+    life = Life(replace(settings, metrics=False), lambda line: _tell(say=line), parent)
     stop_at_signal(life.stop)
     transport = GrpcioTransport(life.servicer, settings, shared_port=port)
     commands = await _commands()
@@ -69,11 +73,11 @@ async def _work(settings: ServerSettings, port: int) -> None:
 
 
 class Parent:
-    """What this process asks the one that started it."""
+    """What this process asks the one that started it; see ``Siblings``."""
 
     def __init__(self) -> None:
         self._asks = 0
-        self._asked: dict[int, asyncio.Future[Snapshot]] = {}
+        self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     async def totals(self) -> Snapshot:
         """What all workers did, this one too, as far as they say so in time.
@@ -81,11 +85,31 @@ class Parent:
         Raises:
             Unavailable: The parent does not answer.
         """
+        return snapshot_from_dict((await self._ask(**{TOTALS: True}))["totals"])
+
+    async def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Let all workers know a shared memory region.
+
+        Raises:
+            TwinportError: See ``Regions.register``.
+            Unavailable: The parent does not answer.
+        """
+        await self._ask(**{REGISTER: [name, key, offset, byte_size]})
+
+    async def unregister(self, name: str) -> None:
+        """Let all workers forget a shared memory region, or all where no name is given.
+
+        Raises:
+            Unavailable: The parent does not answer.
+        """
+        await self._ask(**{UNREGISTER: name})
+
+    async def _ask(self, **question: Any) -> dict[str, Any]:
         self._asks += 1
         number = self._asks
-        answer: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
-        _tell(totals=number)
+        _tell(ask=number, **question)
         try:
             # The parent waits as long for each worker.
             async with asyncio.timeout(2 * LOOP_SECONDS):
@@ -97,10 +121,15 @@ class Parent:
 
     def hear(self, answer: str) -> None:
         """Take a number and what was asked for under it."""
-        number, _, totals = answer.partition(" ")
+        number, _, text = answer.partition(" ")
         waiting = self._asked.get(int(number))
-        if waiting is not None and not waiting.done():
-            waiting.set_result(snapshot_from_dict(json.loads(totals)))
+        if waiting is None or waiting.done():
+            return
+        fields = json.loads(text)
+        if "error" in fields:
+            waiting.set_exception(getattr(errors, fields["error"])(fields["text"]))
+        else:
+            waiting.set_result(fields)
 
 
 async def _obey(
@@ -113,7 +142,11 @@ async def _obey(
             _tell(listening=await transport.start())
         elif command == SNAPSHOT:
             _tell(snapshot=life.servicer.snapshot().to_dict(), number=int(rest))
-        elif command == TOTALS:
+        elif command == REGIONS:
+            number, _, told = rest.partition(" ")
+            life.servicer.take_regions(json.loads(told))
+            _tell(number=int(number))
+        elif command == ANSWER:
             parent.hear(rest)
 
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 from runtime.errors import TwinportError
 from runtime.observe.collector import exposition
@@ -19,7 +20,8 @@ from runtime.observe.snapshot import Snapshot, summed
 from runtime.server import stop_at_signal
 from runtime.settings import ServerSettings
 from runtime.transports.base import address_text
-from runtime.transports.handoff import LISTEN
+from runtime.transports.group_memory import GroupMemory
+from runtime.transports.handoff import LISTEN, TOTALS
 from runtime.transports.sockets import reserved
 from runtime.transports.tls import read_tls
 from runtime.transports.worker_handle import Heard, Worker, start_worker
@@ -77,6 +79,7 @@ class _Group:
         self._report = report
         self._workers: dict[int, Worker] = {}
         self._ended: list[Snapshot] = []
+        self._memory = GroupMemory(lambda: list(self._workers.values()))
         self._up = False
         self._stopping = False
         self._changed = asyncio.Event()
@@ -162,9 +165,10 @@ class _Group:
     async def _start(self, number: int) -> Worker:
         say = self._say if number == 0 and not self._up else _nothing
         worker = await start_worker(
-            self._settings, self._port, Heard(self._heard, say, self._asked_for_totals)
+            self._settings, self._port, Heard(self._heard, say, self._asked)
         )
         self._workers[number] = worker
+        self._memory.introduce(worker)
         return worker
 
     def _heard(self, worker: Worker) -> None:
@@ -172,9 +176,17 @@ class _Group:
             worker.tell_once(LISTEN)
         self._changed.set()
 
-    def _asked_for_totals(self, worker: Worker, number: int) -> None:
+    def _asked(self, worker: Worker, number: int, question: dict[str, Any]) -> None:
         async def answer() -> None:
-            worker.tell_totals(number, await self.snapshot())
+            if TOTALS in question:
+                worker.answer(number, totals=(await self.snapshot()).to_dict())
+                return
+            try:
+                await self._memory.change(question)
+            except TwinportError as error:
+                worker.answer(number, error=type(error).__name__, text=str(error))
+            else:
+                worker.answer(number)
 
         task = asyncio.create_task(answer())
         self._answering.add(task)

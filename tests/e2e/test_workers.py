@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import grpc
 import numpy as np
 import pytest
 
-from protos import SERVICE, ModelStatisticsRequest, ModelStatisticsResponse
-from runtime.codec import request_from_arrays
+from protos import METHODS, SERVICE, ModelStatisticsRequest, ModelStatisticsResponse
+from runtime.codec import arrays_from_response, request_from_arrays
 
 X = np.ones((1, 4), np.float32)
 REQUEST = request_from_arrays({"x": X}, model="linear").SerializeToString()
@@ -135,6 +136,93 @@ def test_a_worker_that_dies_is_replaced_and_what_it_did_stays_counted(shared):
     infer(shared, 8)
     assert successes(shared) == before + 8
     assert "is started again" in shared.log.read_text()
+
+
+@pytest.fixture
+def shared_object():
+    """A shared memory object with the input ``X`` at its start; whoever wants to unlinks it."""
+    path = Path("/dev/shm", f"twinport-test-{secrets.token_hex(8)}")
+    path.write_bytes(X.tobytes())
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def memory_call(channel, call_name, /, **fields):
+    kinds = METHODS[f"SystemSharedMemory{call_name}"]
+    call = channel.unary_unary(f"/{SERVICE}/SystemSharedMemory{call_name}")
+    return kinds.response.FromString(call(kinds.request(**fields).SerializeToString(), timeout=60))
+
+
+def infer_from(channel, region):
+    """The first answer to a request whose input lies in a region."""
+    request = request_from_arrays({"x": X}, model="linear")
+    del request.raw_input_contents[:]
+    request.inputs[0].parameters["shared_memory_region"].string_param = region
+    request.inputs[0].parameters["shared_memory_byte_size"].int64_param = X.nbytes
+    answer = channel.unary_unary(f"/{SERVICE}/ModelInfer")(request.SerializeToString(), timeout=60)
+    return arrays_from_response(METHODS["ModelInfer"].response.FromString(answer))["y"]
+
+
+def code_of(call, *arguments, **fields):
+    try:
+        call(*arguments, **fields)
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system has no /dev/shm")
+def test_a_shared_memory_region_is_known_to_every_worker(server, shared_object, toys):
+    channels = infer(server, 16)
+    assert all(connections(server))
+    right = toys["linear"].compute({"x": X})["y"]
+    region = {"name": "r", "key": f"/{shared_object.name}", "offset": 0, "byte_size": X.nbytes}
+    memory_call(channels[0], "Register", **region)
+    # Another object of the name is another one.
+    shared_object.unlink()
+    shared_object.write_bytes(bytes(X.nbytes))
+    for channel in channels:
+        np.testing.assert_allclose(infer_from(channel, "r"), right, atol=1e-6)
+        status = memory_call(channel, "Status", name="r").regions["r"]
+        assert (status.key, status.offset, status.byte_size) == (region["key"], 0, X.nbytes)
+        code = code_of(memory_call, channel, "Register", **region)
+        assert code is grpc.StatusCode.ALREADY_EXISTS
+    victim = children(server)[0]
+    os.kill(victim, signal.SIGKILL)
+    while len(set(children(server)) - {victim}) < 2:
+        pass
+    more = infer(server, 16)
+    while not all(connections(server)):  # the new one may not listen yet
+        more += infer(server, 4)
+    for channel in more:
+        np.testing.assert_allclose(infer_from(channel, "r"), right, atol=1e-6)
+    memory_call(more[0], "Unregister", name="r")
+    for channel in more:
+        assert code_of(infer_from, channel, "r") is grpc.StatusCode.NOT_FOUND
+        assert not memory_call(channel, "Status").regions
+    for channel in channels + more:
+        channel.close()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system has no /dev/shm")
+def test_of_workers_that_register_one_name_at_once_one_wins(server, shared_object):
+    channels = infer(server, 16)
+    kinds = METHODS["SystemSharedMemoryRegister"]
+    key, size = f"/{shared_object.name}", X.nbytes
+    for turn in range(10):
+        request = kinds.request(name=f"r{turn}", key=key, byte_size=size).SerializeToString()
+        calls = [
+            each.unary_unary(f"/{SERVICE}/SystemSharedMemoryRegister").future(request, timeout=60)
+            for each in channels
+        ]
+        codes = [call.code() for call in calls]
+        assert codes.count(grpc.StatusCode.OK) == 1
+        assert codes.count(grpc.StatusCode.ALREADY_EXISTS) == len(channels) - 1
+    assert all(len(memory_call(each, "Status").regions) == 10 for each in channels)
+    memory_call(channels[0], "Unregister")
+    assert not any(memory_call(each, "Status").regions for each in channels)
+    for channel in channels:
+        channel.close()
 
 
 def test_sigterm_lets_the_requests_of_every_worker_finish(server):

@@ -12,7 +12,7 @@ import pytest
 
 import protos
 from runtime.client import Client
-from runtime.client_wire import channel_options, error_from_status
+from runtime.client_wire import channel_options, error_from_status, stream_error_from_status
 from runtime.codec import response_from_arrays
 from runtime.errors import (
     DeadlineExceeded,
@@ -255,6 +255,15 @@ def test_nobody_there_says_how_to_start_one(closed_port):
 def test_a_name_that_does_not_resolve_is_nobody_there(text):
     error = error_from_status(grpc.StatusCode.UNAVAILABLE, text, "no.such.host:1")
     assert str(error).startswith("no server answers at no.such.host:1")
+
+
+def test_a_stream_whose_status_the_library_lost_says_so():
+    text = 'Internal error from Core Failed "execute_batch": (SendMessageOperation,)'
+    error = stream_error_from_status(grpc.StatusCode.INTERNAL, text, "host:1")
+    assert isinstance(error, Unavailable)
+    assert "host:1 ended the stream while requests were sent" in str(error)
+    error = stream_error_from_status(grpc.StatusCode.INTERNAL, "internal error ab12", "host:1")
+    assert (type(error), str(error)) == (TwinportError, "internal error ab12")
 
 
 def test_a_slow_answer_is_given_up(serve_with):

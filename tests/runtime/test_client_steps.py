@@ -216,6 +216,40 @@ def test_a_part_that_the_server_did_not_take_is_sent_again():
     np.testing.assert_array_equal(outputs["y"], x * 2)
 
 
+def test_a_maximum_that_shrank_is_asked_for_again():
+    driver = Driver(doubling(4))
+    driver.infer(10)
+    driver.answer = doubling(3)
+    for rows in (4, 10):
+        x, outputs = driver.infer(rows)
+        np.testing.assert_array_equal(outputs["y"], x * 2)
+
+
+def versions(*numbers):
+    """A server whose answers come from one version after the other."""
+    left = list(numbers)
+
+    def answer(step):
+        response = doubling(4)(step)
+        if step.method == "ModelInfer":
+            response.model_version = left.pop(0)
+        return response
+
+    return answer
+
+
+def test_parts_that_two_versions_answered_are_asked_for_again():
+    driver = Driver(versions("1", "1", "2", "2", "2", "2"))
+    x, outputs = driver.infer(10)
+    np.testing.assert_array_equal(outputs["y"], x * 2)
+    assert methods(driver) == ["ModelInfer", "ModelConfig", *["ModelInfer"] * 6]
+
+
+def test_a_server_that_changes_its_version_all_the_time_gives_no_mixed_answer():
+    with pytest.raises(Unavailable, match="versions 1 and 2 answered parts"):
+        Driver(versions(*"12" * 10)).infer(8)
+
+
 def test_outputs_without_a_row_each_cannot_be_joined():
     def answer(step):
         if step.method == "ModelInfer" and step.request.inputs[0].shape[0] <= 4:

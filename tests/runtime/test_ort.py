@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
@@ -32,6 +36,23 @@ def backend(tmp_path):
     opened = OrtBackend(tmp_path / "net.onnx", BackendOptions())
     yield opened
     opened.close()
+
+
+@pytest.mark.parametrize("leaf", ["ort", "ort_cuda"])
+def test_the_library_leaves_nothing_in_the_users_home_and_has_nothing_to_send(
+    leaf, tmp_path, backend
+):
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    del environment["ORT_DISABLE_TELEMETRY"]
+    code = (
+        f"import runtime.backends.{leaf} as leaf, sys; "
+        "leaf.ort.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "net.onnx")]
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    assert list(home.rglob("*")) == []
 
 
 def said(backend, **changes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -131,6 +132,27 @@ def test_a_stream_of_nonsense_is_the_clients_error_in_the_stream_or_behind_it(ch
     call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
     answers = [parsed("ModelStreamInfer", item) for item in call(iter([infer_bytes("who")]))]
     assert "'who' is not known" in answers[0].error_message
+
+
+def test_streams_that_end_while_their_clients_send_all_have_the_status(channel):
+    call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+    requests = [infer_bytes()] * 5 + [b"\xff"] + [infer_bytes()] * 30
+    ended = {"metadata": (("triton_grpc_error", "true"),), "timeout": 60}
+    with ThreadPoolExecutor(30) as pool:
+        outcomes = list(pool.map(lambda _: stream_outcome(call, requests, **ended), range(90)))
+    assert set(outcomes) == {(5, CODES.INVALID_ARGUMENT)}
+
+
+def stream_outcome(call, requests, **how):
+    """How many answers a stream gives, and its status."""
+    answers = call(iter(requests), **how)
+    count = 0
+    try:
+        for _ in answers:
+            count += 1
+    except grpc.RpcError:
+        pass
+    return count, answers.code()
 
 
 def test_requests_of_many_connections_get_their_own_answers(server, toys, parsed):

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.codec import arrays_from_response, request_from_arrays
 from runtime.errors import Status
-from runtime.service.shared_memory import MAX_REGIONS, Place
+from runtime.service.regions import MAX_REGIONS, Place
 
 X = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
 SIZE = X.nbytes
@@ -281,7 +281,7 @@ async def test_data_comes_one_way_alone(registered, ask, status_of):
 
 
 async def test_regions_end_somewhere(servicer, shared, monkeypatch, ask, status_of):
-    monkeypatch.setattr("runtime.service.shared_memory.MAX_REGIONS", 2)
+    monkeypatch.setattr("runtime.service.regions.MAX_REGIONS", 2)
     assert MAX_REGIONS > 100
     for name in ("1", "2"):
         await ask(servicer, "SystemSharedMemoryRegister", name=name, key=shared.name, byte_size=1)

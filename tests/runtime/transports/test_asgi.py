@@ -220,6 +220,34 @@ async def test_clients_that_never_end_their_requests_hide_no_other_that_leaves(e
     await asyncio.gather(*running)
 
 
+async def test_where_many_clients_leave_at_once_more_are_looked_after_at_a_time(
+    exchange_type, stub, monkeypatch
+):
+    begun, looks = asyncio.Queue(), []
+
+    async def forever():
+        begun.put_nowait(1)
+        await asyncio.Event().wait()
+
+    def noted(app, most, original=GrpcApp._look_at):
+        looks.append(original(app, most))
+        return looks[-1]
+
+    monkeypatch.setattr(GrpcApp, "_look_at", noted)
+    app = GrpcApp(stub(lambda *_: forever()), 1000)
+    requests = [exchange_type(parts=[framed(b"")]) for _ in range(31 * LOOKED_AT)]
+    running = [asyncio.create_task(request.run(app)) for request in requests]
+    for _ in requests:
+        await begun.get()
+    looks.clear()
+    for request in requests:
+        request.gone.set()
+    await asyncio.wait(running, timeout=60)
+    assert all(task.done() for task in running)
+    # 31 times without it, 5 with it where nothing is slow.
+    assert len([count for count in looks if count]) < 12
+
+
 async def test_a_slow_service_does_not_let_a_client_fill_the_memory(exchange_type, stub):
     blocked = asyncio.Event()
 
