@@ -2,15 +2,18 @@
 
 Two threads that hand the interpreter's lock to each other all the time gain nothing from two
 cores; where each wakes the other on another core, that costs more than what they do. So they
-share one, and move on where others want it. A thread starts where the one that starts it
-runs: every thread of ours that may be started by one of the two begins with ``roam``.
+share one, and move on where others want it. There, one that is woken would interrupt the other
+at once, for each event anew, and find the lock taken; so both are marked as batch work
+(``SCHED_BATCH``), which waits until the core is free and then finds all events together. A
+thread starts where and as the one that starts it runs: every thread of ours that may be started
+by one of the two begins with ``roam``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,22 +22,20 @@ LOOK_SECONDS = 1.0
 MOST_WAITING = 0.3
 """Share of the time that the threads may be kept waiting for their core."""
 
-_can_choose = hasattr(os, "sched_setaffinity")
+_can_choose = hasattr(os, "sched_setaffinity") and hasattr(os, "SCHED_BATCH")
 _allowed = frozenset(os.sched_getaffinity(0)) if _can_choose else frozenset[int]()
 
 
 def roam() -> None:
-    """Let this thread run wherever the process may, whatever the thread does that started it."""
-    if _can_choose and len(_allowed) > 1:
-        with suppress(OSError):
-            os.sched_setaffinity(0, _allowed)
+    """Let this thread run wherever and as the process may, whatever the one does that starts it."""
+    _settle(0, os.SCHED_OTHER if _can_choose else 0, _allowed)
 
 
 class SharedCore:
     """Threads of this process that stay together on one core."""
 
     def __init__(self, threads: Sequence[int], cores: Iterable[int] = _allowed) -> None:
-        """Bring them together; with only one core, or where the system has no choice, do nothing.
+        """Bring them together; where the system gives no choice, do nothing.
 
         Args:
             threads: Their native ids.
@@ -44,10 +45,9 @@ class SharedCore:
         self._cores = sorted(cores)
         # Servers that share a machine begin on different cores.
         self._at = os.getpid() % max(1, len(self._cores))
-        self._waited_s = 0.0
+        self._times: list[tuple[float, float]] = []
         self._timer: asyncio.TimerHandle | None = None
-        if len(self._cores) > 1:
-            self._settle()
+        self._settle_all()
 
     @property
     def core(self) -> int | None:
@@ -57,7 +57,7 @@ class SharedCore:
     def watch(self) -> None:
         """Move on whenever others want the core; on the running event loop."""
         if len(self._cores) > 1:
-            self._waited_s = self._waited()
+            self._times = self._read()
             self._look_later()
 
     def close(self) -> None:
@@ -67,10 +67,14 @@ class SharedCore:
 
     def look(self, seconds: float = LOOK_SECONDS) -> None:
         """Move on where the threads were kept waiting too long in the last ``seconds``."""
-        waited_s, self._waited_s = self._waited_s, self._waited()
-        if self._waited_s - waited_s > MOST_WAITING * seconds:
+        before, self._times = self._times or self._read(), self._read()
+        spent = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(before, self._times, strict=True)]
+        ran_s = sum(ran for ran, _ in spent)
+        # While another of them runs, a thread waits for no fault of the core.
+        lost_s = max((waited - (ran_s - ran) for ran, waited in spent), default=0.0)
+        if lost_s > MOST_WAITING * seconds:
             self._at = (self._at + 1) % len(self._cores)
-            self._settle()
+            self._settle_all()
 
     def _look_later(self) -> None:
         def look() -> None:
@@ -79,24 +83,33 @@ class SharedCore:
 
         self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, look)
 
-    def _settle(self) -> None:
+    def _settle_all(self) -> None:
         for thread in self._threads:
-            # One may have ended, and a container may forbid it; then they run anywhere.
-            with suppress(OSError):
-                os.sched_setaffinity(thread, {self._cores[self._at]})
+            _settle(thread, os.SCHED_BATCH if _can_choose else 0, self._cores[self._at :][:1])
 
-    def _waited(self) -> float:
-        """Seconds that the busiest of them was ready to run and did not, so far."""
-        return max((_waited(thread) for thread in self._threads), default=0.0)
+    def _read(self) -> list[tuple[float, float]]:
+        return [_times(thread) for thread in self._threads]
 
 
-def _waited(thread: int) -> float:
+def _settle(thread: int, policy: int, cores: Collection[int]) -> None:
+    """Say how a thread waits for a core and which ones it may have."""
+    if not cores:
+        return
+    # It may have ended, and a container may forbid either; then it runs as before.
+    with suppress(OSError):
+        os.sched_setaffinity(thread, cores)
+    with suppress(OSError):
+        os.sched_setscheduler(thread, policy, os.sched_param(0))
+
+
+def _times(thread: int) -> tuple[float, float]:
+    """Seconds that a thread ran, and was ready to run and did not, so far."""
     try:
         # Nanoseconds on a core, nanoseconds waiting for one, slices (Linux, sched-stats).
         fields = Path(f"/proc/self/task/{thread}/schedstat").read_text("ascii").split()
-        return int(fields[1]) * 1e-9
+        return int(fields[0]) * 1e-9, int(fields[1]) * 1e-9
     except (OSError, IndexError, ValueError):
-        return 0.0
+        return 0.0, 0.0
 
 
 def threads_named(name: str) -> set[int]:

@@ -42,13 +42,15 @@ def sleepers():
 def test_threads_come_together_on_one_core(sleepers):
     shared = SharedCore(sleepers)
     assert [os.sched_getaffinity(thread) for thread in sleepers] == [{shared.core}] * 2
+    assert [os.sched_getscheduler(thread) for thread in sleepers] == [os.SCHED_BATCH] * 2
     assert os.sched_getaffinity(0) == set(ALLOWED), "others run where they did"
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @several
 def test_they_move_where_they_are_kept_waiting(sleepers, monkeypatch):
     waited_s = 0.0
-    monkeypatch.setattr(cores, "_waited", lambda _thread: waited_s)
+    monkeypatch.setattr(cores, "_times", lambda _thread: (0.0, waited_s))
     shared = SharedCore(sleepers)
     first = shared.core
     shared.look(1.0)
@@ -65,11 +67,32 @@ def test_they_move_where_they_are_kept_waiting(sleepers, monkeypatch):
     assert shared.core == second, "what was waited before does not count again"
 
 
-def test_with_one_core_nothing_is_chosen(sleepers):
+@several
+def test_that_one_of_them_runs_while_the_other_waits_is_as_it_should_be(sleepers, monkeypatch):
+    times = {}
+    monkeypatch.setattr(cores, "_times", lambda thread: times.get(thread, (0.0, 0.0)))
+    shared = SharedCore(sleepers)
+    first = shared.core
+    shared.look(1.0)
+    times = {sleepers[0]: (0.7, 0.1), sleepers[1]: (0.1, 0.8)}
+    shared.look(1.0)
+    assert shared.core == first
+    times = {sleepers[0]: (1.0, 0.2), sleepers[1]: (0.1, 1.5)}
+    shared.look(1.0)
+    assert shared.core != first, "the core was somebody else's for 0.4 s"
+
+
+def test_with_one_core_there_is_nothing_to_move_to(sleepers):
     shared = SharedCore(sleepers, cores=ALLOWED[:1])
     assert shared.core is None
     shared.watch()
+    assert [os.sched_getaffinity(thread) for thread in sleepers] == [set(ALLOWED[:1])] * 2
+
+
+def test_where_the_system_gives_no_choice_all_stays_as_it_was(sleepers):
+    SharedCore(sleepers, cores=()).look(1.0)
     assert [os.sched_getaffinity(thread) for thread in sleepers] == [set(ALLOWED)] * 2
+    assert [os.sched_getscheduler(thread) for thread in sleepers] == [os.SCHED_OTHER] * 2
 
 
 def test_a_thread_that_has_ended_is_no_error():
@@ -97,9 +120,13 @@ def test_what_is_started_from_a_bound_thread_may_roam():
 
     def bound():
         os.sched_setaffinity(0, {ALLOWED[0]})
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         for first in (lambda: None, roam):
             thread = threading.Thread(
-                target=lambda first=first: (first(), found.append(os.sched_getaffinity(0)))
+                target=lambda first=first: (
+                    first(),
+                    found.append((os.sched_getaffinity(0), os.sched_getscheduler(0))),
+                )
             )
             thread.start()
             thread.join()
@@ -107,7 +134,7 @@ def test_what_is_started_from_a_bound_thread_may_roam():
     thread = threading.Thread(target=bound)
     thread.start()
     thread.join()
-    assert found == [{ALLOWED[0]}, set(ALLOWED)]
+    assert found == [({ALLOWED[0]}, os.SCHED_BATCH), (set(ALLOWED), os.SCHED_OTHER)]
 
 
 def test_threads_are_found_by_name():
