@@ -249,7 +249,8 @@ def frontier(traces: int) -> list[dict[str, Any]]:
                 for key, value in against_eplb(counts, setting, slots).items():
                     ratios[key].append(value)
             means = {key: float(np.mean(values)) for key, values in ratios.items()}
-            case = {"devices": devices, "kind": kind, "part": part, "slots": places}
+            case = {"devices": devices, "kind": kind, "part": part, "slots": places,
+                    "traces": traces}  # fmt: skip
             rows.append(case | means)
     return rows
 

@@ -20,13 +20,15 @@ from runtime.experts.moves import improved, within
 from runtime.experts.outlook import Outlook
 from runtime.experts.ring import Ring, copies_within, ring_of
 from runtime.experts.search import Bounds, Search
-from runtime.experts.shares import balanced_amounts
+from runtime.experts.shares import leveled
 
 _RISK = 1.5
 """Standard deviations of what nothing levels that count as load."""
 _PLACES = (2.0, 1.5, 1.0)
 """Experts that a device takes in a layer, at most, in units of what is its part by memory.
 Devices change names from layer to layer; where that does not keep to memory, fewer are taken."""
+_PRICED = 10
+"""Moves of a layer after which a ring, which knows no price, suits the prices."""
 
 
 def begun(
@@ -50,6 +52,10 @@ def begun(
         keys, amount = _renamed(*_laid(outlook, bounds, devices, places), outlook, devices)
         if np.all(np.bincount(keys % devices.count, minlength=devices.count) <= bounds.memory):
             break
+    if outlook.price is not None:
+        suits = replace(bounds, moves=_PRICED * len(outlook.load))
+        keys, start = improved(keys, outlook, suits, search)
+        amount = leveled(keys, outlook, start)
     kept, _ = within(keys, outlook, bounds)
     whole = len(kept) == len(keys) and bool(np.all(kept == keys))
     room = bounds.replicas - len(kept)
@@ -60,8 +66,7 @@ def begun(
         start = np.zeros(len(more))
         there = np.isin(keys, more)
         start[np.searchsorted(more, keys[there])] = amount[there]
-    price = outlook.price_of(more)
-    return more, balanced_amounts(more, outlook.load, outlook.speed, price=price, start=start)
+    return more, leveled(more, outlook, start)
 
 
 def _laid(
@@ -93,8 +98,7 @@ def _woven(
         (layer * experts + expert) * count + device[layer, expert],
         (at_layer * experts + ring.expert[at_layer, rank]) * count + at,
     )))  # fmt: skip
-    price = outlook.price_of(keys)
-    return keys, balanced_amounts(keys, load, outlook.speed, price=price)
+    return keys, leveled(keys, outlook)
 
 
 def _poured(

@@ -30,6 +30,7 @@ _TOWARDS = 3
 """Devices of the lowest potential that are tried for each expert of a layer."""
 _LENT = -8
 """Places that a device may lack for a while."""
+_LEAST_RESISTANCE = 1e-12
 
 
 @dataclass
@@ -54,13 +55,22 @@ class _Net:
     deviations: float
     group: IntArray
     device: IntArray
-    green: FloatArray
-    stale: BoolArray
-    potential: FloatArray
-    noise: FloatArray
-    cost: FloatArray
+    green: FloatArray = field(init=False)
+    stale: BoolArray = field(init=False)
+    potential: FloatArray = field(init=False)
+    noise: FloatArray = field(init=False)
+    cost: FloatArray = field(init=False)
     copies: IntArray = field(init=False)
     layer: IntArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        layers, devices = len(self.outlook.load), self.outlook.devices
+        self.green = np.zeros((layers, devices, devices))
+        self.stale = np.ones(layers, dtype=bool)
+        self.potential = np.zeros((layers, devices))
+        self.noise = np.zeros((layers, devices, devices))
+        self.cost = np.zeros(layers)
+        self.solve(np.arange(layers))
 
     @property
     def rest(self) -> float:
@@ -128,28 +138,17 @@ def rearranged(keys: IntArray, outlook: Outlook, bounds: Bounds, search: Search)
         search: How long to look.
     """
     layers, devices = len(outlook.load), outlook.devices
-    net = _Net(
-        outlook,
-        search.stress,
-        keys // devices,
-        keys % devices,
-        green=np.zeros((layers, devices, devices)),
-        stale=np.ones(layers, dtype=bool),
-        potential=np.zeros((layers, devices)),
-        noise=np.zeros((layers, devices, devices)),
-        cost=np.zeros(layers),
-    )
+    net = _Net(outlook, search.stress, keys // devices, keys % devices)
     left = bounds.moves
     room = bounds.memory - np.bincount(net.device, minlength=devices)
     adds = np.ones(layers, dtype=bool)
-    net.solve(np.arange(layers))
     for turn in range(search.turns):
         # A move may take a second one that makes room where it went.
         free = left - int(np.maximum(-room, 0).sum())
         most = min(-(-free // (search.turns - turn)), free // 2)
         if most <= 0:
             break
-        left -= _step(net, room, _LENT, most, search, adds)
+        left -= _step(net, room, most, search, adds)
     new = ~np.isin(net.group * devices + net.device, keys)
     _repaired(net, room, bounds.moves - int(new.sum()))
     if np.any(room < 0):
@@ -157,49 +156,13 @@ def rearranged(keys: IntArray, outlook: Outlook, bounds: Bounds, search: Search)
     return np.sort(net.group * devices + net.device)
 
 
-def _step(net: _Net, room: IntArray, lent: int, most: int, search: Search, adds: BoolArray) -> int:
+def _step(net: _Net, room: IntArray, most: int, search: Search, adds: BoolArray) -> int:
     """The best move of each layer, of as many layers as may; says how many were made."""
-    load = net.outlook.load
-    layers = len(load)
-    row = np.arange(layers)
-    single = net.copies.reshape(load.shape) == 1
-    noise = (net.deviations * net.outlook.spread * load) ** 2
-    self_green = np.einsum("lii->li", net.green)
-    self_noise = np.einsum("lii->li", net.noise)
-    here, own = net.mean(net.potential), net.mean(self_green)
-    wobble = net.mean(self_noise)
-    count = net.copies.reshape(load.shape)
     drop_gain, drop_at = _cheapest_drop(net)
-    best_gain = np.full(layers, -np.inf)
-    best = np.zeros((3, layers), dtype=np.int64)  # expert, device, 1 where a replica is added
-    potential = np.where(room > lent, net.potential, np.inf)
-    towards = np.argpartition(potential, min(_TOWARDS, potential.shape[1] - 1), axis=1)
-    for to in towards[:, :_TOWARDS].T:
-        cross = net.mean(net.green[row, to])
-        mutual = net.mean(net.noise[row, to])
-        there = self_green[row, to][:, None]
-        resistance = np.maximum(own / count + there - 2 * cross, 1e-12)
-        drop = here - net.potential[row, to][:, None]
-        held = np.zeros(load.shape, dtype=bool)
-        held.reshape(-1)[net.group[net.device == to[net.layer]]] = True
-        moved = load * drop - load**2 * resistance / 2 - noise * (there - own) / 2
-        part = load / (count + 1)
-        carried = part**2 * 2 * count / (count + 1)
-        after = drop - part * resistance
-        shaky = np.maximum(wobble + self_noise[row, to][:, None] - 2 * mutual, 0)
-        added = part * drop - part**2 * resistance / 2
-        added += carried * (after**2 + shaky) / (2 * (1 + carried * resistance))
-        added += np.where(single, noise * own / 2, 0) + np.where(adds, drop_gain, -np.inf)[:, None]
-        for gain, kind in ((np.where(single, moved, -np.inf), 0), (added, 1)):
-            gain = np.where(held | (room[to] <= lent)[:, None], -np.inf, gain)
-            expert = gain.argmax(1)
-            value = gain[row, expert]
-            better = value > best_gain
-            best_gain = np.where(better, value, best_gain)
-            best[:, better] = np.stack((expert, to, np.full(layers, kind)))[:, better]
-    worth = net.cost**_POWER - np.maximum(net.cost - best_gain, 0) ** _POWER
+    gain, best = _best_moves(net, room, np.where(adds, drop_gain, -np.inf))
+    worth = net.cost**_POWER - np.maximum(net.cost - gain, 0) ** _POWER
     ranked = np.argsort(-worth * net.outlook.weight, kind="stable")
-    chosen = _within(ranked[best_gain[ranked] > search.least_gain], best[1], room - lent, most)
+    chosen = _within(ranked[gain[ranked] > search.least_gain], best[1], room - _LENT, most)
     before = net.cost.copy()
     changed, was = _apply(net, room, chosen, best[:, chosen], drop_at)
     net.solve(chosen)
@@ -213,6 +176,56 @@ def _step(net: _Net, room: IntArray, lent: int, most: int, search: Search, adds:
         net.solve(chosen[worse])
     adds[chosen[worse]] = False
     return int((~worse).sum())
+
+
+def _best_moves(net: _Net, room: IntArray, drop_gain: FloatArray) -> tuple[FloatArray, IntArray]:
+    """What each layer gains by its best move, and expert, device and kind of that.
+
+    Args:
+        net: As it is.
+        room: ``[devices]`` places that are left, below 0 where some are lent.
+        drop_gain: ``[layers]`` what goes with an added replica, for another that is dropped.
+
+    Returns:
+        ``[layers]``, and ``[3, layers]``; the kind is 1 where a replica is added.
+    """
+    load = net.outlook.load
+    layers = len(load)
+    row = np.arange(layers)
+    count = net.copies.reshape(load.shape)
+    single = count == 1
+    noise = (net.deviations * net.outlook.spread * load) ** 2
+    self_green = np.einsum("lii->li", net.green)
+    self_noise = np.einsum("lii->li", net.noise)
+    here, own, wobble = (net.mean(each) for each in (net.potential, self_green, self_noise))
+    best_gain = np.full(layers, -np.inf)
+    best = np.zeros((3, layers), dtype=np.int64)
+    potential = np.where(room > _LENT, net.potential, np.inf)
+    towards = np.argpartition(potential, min(_TOWARDS, potential.shape[1] - 1), axis=1)
+    for to in towards[:, :_TOWARDS].T:
+        cross = net.mean(net.green[row, to])
+        mutual = net.mean(net.noise[row, to])
+        there = self_green[row, to][:, None]
+        resistance = np.maximum(own / count + there - 2 * cross, _LEAST_RESISTANCE)
+        drop = here - net.potential[row, to][:, None]
+        held = np.zeros(load.shape, dtype=bool)
+        held.reshape(-1)[net.group[net.device == to[net.layer]]] = True
+        moved = load * drop - load**2 * resistance / 2 - noise * (there - own) / 2
+        part = load / (count + 1)
+        carried = part**2 * 2 * count / (count + 1)
+        after = drop - part * resistance
+        shaky = np.maximum(wobble + self_noise[row, to][:, None] - 2 * mutual, 0)
+        added = part * drop - part**2 * resistance / 2
+        added += carried * (after**2 + shaky) / (2 * (1 + carried * resistance))
+        added += np.where(single, noise * own / 2, 0) + drop_gain[:, None]
+        for gain, kind in ((np.where(single, moved, -np.inf), 0), (added, 1)):
+            gain = np.where(held | (room[to] <= _LENT)[:, None], -np.inf, gain)
+            expert = gain.argmax(1)
+            value = gain[row, expert]
+            better = value > best_gain
+            best_gain = np.where(better, value, best_gain)
+            best[:, better] = np.stack((expert, to, np.full(layers, kind)))[:, better]
+    return best_gain, best
 
 
 def _within(ranked: IntArray, to: IntArray, room: IntArray, most: int) -> IntArray:
@@ -243,7 +256,7 @@ def _cheapest_drop(net: _Net) -> tuple[FloatArray, IntArray]:
     # Between the replica and the mean of the others; theirs are taken as apart.
     cross, mutual = _cross(net, shared)
     resistance = np.maximum(
-        diagonal[layer, device] + others(diagonal) / (count - 1) - 2 * cross, 1e-12
+        diagonal[layer, device] + others(diagonal) / (count - 1) - 2 * cross, _LEAST_RESISTANCE
     )
     shaky = np.maximum(wobble[layer, device] + others(wobble) - 2 * mutual, 0)
     carried = part**2 * 2 * (count - 1) / count
@@ -293,6 +306,7 @@ def _ordered(group: IntArray, device: IntArray) -> tuple[IntArray, IntArray, int
 def _apply(
     net: _Net, room: IntArray, chosen: IntArray, best: IntArray, drop_at: IntArray
 ) -> tuple[IntArray, IntArray]:
+    """Make the moves of the chosen layers; says which replicas changed and what they were."""
     experts = net.outlook.load.shape[1]
     order = np.argsort(net.group, kind="stable")
     ordered = net.group[order]

@@ -22,7 +22,7 @@ from runtime.experts.outlook import Outlook
 from runtime.experts.placement import Placement
 from runtime.experts.predict import Forecast, check_counts, forecast
 from runtime.experts.search import SEARCH, Bounds, Search
-from runtime.experts.shares import balanced_amounts
+from runtime.experts.shares import leveled
 from runtime.experts.terms import FREE, Terms
 from runtime.experts.thinning import thinned
 from runtime.tensors import Array
@@ -94,7 +94,7 @@ def reshare(placement: Placement, load: Array, devices: Devices, terms: Terms = 
     layers, experts = load.shape
     check_form(placement, layers, experts, devices.count)
     outlook = outlook_of(Forecast(load, 0.0), devices, placement, terms)
-    return _placement(placement.keys, _leveled(placement.keys, outlook, None), outlook.load)
+    return _placement(placement.keys, leveled(placement.keys, outlook), outlook.load)
 
 
 def outlook_of(
@@ -124,12 +124,7 @@ def _changed(
         keys, start = rearranged(kept, outlook, left, search), None
     else:
         keys, start = improved(kept, outlook, left, search)
-    return keys, _leveled(keys, outlook, start)
-
-
-def _leveled(keys: IntArray, outlook: Outlook, start: FloatArray | None) -> FloatArray:
-    price = outlook.price_of(keys)
-    return balanced_amounts(keys, outlook.load, outlook.speed, price=price, start=start)
+    return keys, leveled(keys, outlook, start)
 
 
 def _placement(keys: IntArray, amount: FloatArray, load: FloatArray) -> Placement:
@@ -162,7 +157,7 @@ def _certificate(
         cost,
         least,
         cost_of(current.keys, now, outlook, terms.memory),
-        cost_of(current.keys, _leveled(current.keys, outlook, now), outlook, terms.memory),
+        cost_of(current.keys, leveled(current.keys, outlook, now), outlook, terms.memory),
         moves,
         moves * terms.replica_bytes,
         len(placement.keys),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.experts.arrays import BoolArray, FloatArray, IntArray
+from runtime.experts.outlook import Outlook
 
 STEPS = 32
 """Of the solver; 40 leave less than 1e-4 of the mean level on replicas that chain 64 devices."""
@@ -102,6 +103,12 @@ def balanced_amounts(
         paid[shared.slot] = price[shared.free]
     amounts[shared.free] = _descend(shared, speed, begin, paid, steps)[shared.slot]
     return amounts
+
+
+def leveled(keys: IntArray, outlook: Outlook, start: FloatArray | None = None) -> FloatArray:
+    """``balanced_amounts`` of what is expected; ``start`` as there."""
+    price = outlook.price_of(keys)
+    return balanced_amounts(keys, outlook.load, outlook.speed, price=price, start=start)
 
 
 def _split(keys: IntArray, load: FloatArray, devices: int) -> _Shared:
