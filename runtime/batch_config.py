@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from protos import ModelConfig, ModelQueuePolicy
-from runtime.batching import BatchSettings
+from runtime.batch_settings import BatchSettings
 from runtime.errors import RepositoryError
 from runtime.layout import CONFIG_FILE
 from runtime.queueing import QueuePolicy, QueueSettings

@@ -13,12 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from runtime.batch_call import Computed, Run, compute
 from runtime.batch_rows import Arrays, Shapes, parted
+from runtime.batch_settings import BatchSettings
 from runtime.errors import DeadlineExceeded, ResourceExhausted, TwinportError, Unavailable
 from runtime.experts.feed import LoadFeed
 from runtime.queueing import QueueSettings, RequestQueue, Waiting
@@ -37,27 +38,6 @@ _CROWDED = 0.3
 _MOST_NOTED = 64
 COARSE_SECONDS = 1e-3
 """What a timer of the event loop can tell apart; shorter delays are spent in turns."""
-
-
-@dataclass(frozen=True)
-class BatchSettings:
-    """How requests are joined.
-
-    Attributes:
-        max_rows: Rows of one call; 0 where requests cannot be joined.
-        delay_s: How long the first request of a call waits for others to come.
-        preferred: Sizes of a call, ascending: the largest that what waits makes up goes at once.
-        queue: What may wait.
-        quiet_turns: Turns of the event loop without a new request after which no more are waited
-            for, where requests come side by side. It depends on how the transport hands them
-            over: one by one, each with a turn or more of its own, or many in one turn.
-    """
-
-    max_rows: int = 0
-    delay_s: float = 0.0
-    preferred: tuple[int, ...] = ()
-    queue: QueueSettings = field(default_factory=QueueSettings)
-    quiet_turns: int = 2
 
 
 @dataclass

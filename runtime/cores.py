@@ -24,11 +24,13 @@ MOST_WAITING = 0.3
 
 _can_choose = hasattr(os, "sched_setaffinity") and hasattr(os, "SCHED_BATCH")
 _allowed = frozenset(os.sched_getaffinity(0)) if _can_choose else frozenset[int]()
+_begun_as = os.sched_getscheduler(0) if _can_choose else 0
+"""The policy of whoever started the program; one that is not the usual one was meant so."""
 
 
 def roam() -> None:
     """Let this thread run wherever and as the process may, whatever the one does that starts it."""
-    _settle(0, os.SCHED_OTHER if _can_choose else 0, _allowed)
+    _settle(0, _begun_as, _allowed)
 
 
 class SharedCore:
@@ -85,10 +87,14 @@ class SharedCore:
 
     def _settle_all(self) -> None:
         for thread in self._threads:
-            _settle(thread, os.SCHED_BATCH if _can_choose else 0, self._cores[self._at :][:1])
+            _settle(thread, _batch(), self._cores[self._at : self._at + 1])
 
     def _read(self) -> list[tuple[float, float]]:
         return [_times(thread) for thread in self._threads]
+
+
+def _batch() -> int:
+    return os.SCHED_BATCH if _can_choose and _begun_as == os.SCHED_OTHER else _begun_as
 
 
 def _settle(thread: int, policy: int, cores: Collection[int]) -> None:
@@ -99,7 +105,8 @@ def _settle(thread: int, policy: int, cores: Collection[int]) -> None:
     with suppress(OSError):
         os.sched_setaffinity(thread, cores)
     with suppress(OSError):
-        os.sched_setscheduler(thread, policy, os.sched_param(0))
+        if policy != os.sched_getscheduler(thread):
+            os.sched_setscheduler(thread, policy, os.sched_param(0))
 
 
 def _times(thread: int) -> tuple[float, float]:

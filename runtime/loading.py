@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import canonical_name, known_backends, open_backend
-from runtime.batching import BatchSettings
+from runtime.batch_settings import BatchSettings
 from runtime.errors import InvalidInput, RepositoryError, TwinportError, Unavailable
 from runtime.experts.feed import LoadFeed
 from runtime.experts.store import LoadStore

@@ -9,7 +9,8 @@ from typing import Any
 from runtime.backends.base import Backend, BackendIdentity
 from runtime.batch_call import Run
 from runtime.batch_rows import Shapes
-from runtime.batching import Batcher, BatchSettings, Lane
+from runtime.batch_settings import BatchSettings
+from runtime.batching import Batcher, Lane
 from runtime.errors import InvalidInput
 from runtime.experts.feed import LoadFeed
 from runtime.manifest import Manifest

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runtime.batch_config import batching_from_config
-from runtime.batching import BatchSettings
+from runtime.batch_settings import BatchSettings
 from runtime.errors import RepositoryError
 from runtime.instances import InstanceGroup, instances_from_config
 from runtime.layout import CONFIG_FILE

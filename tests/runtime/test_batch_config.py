@@ -6,7 +6,7 @@ import pytest
 
 from protos import ModelInferRequest
 from runtime.batch_config import batching_from_config
-from runtime.batching import BatchSettings
+from runtime.batch_settings import BatchSettings
 from runtime.errors import InvalidInput, RepositoryError
 from runtime.model_config import config_from_text
 from runtime.queueing import QueuePolicy

@@ -8,12 +8,10 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from runtime import batch_call, batching
-from runtime.batch_rows import joined, parted
-from runtime.batching import Batcher, BatchSettings, Lane
+from runtime.batch_settings import BatchSettings
+from runtime.batching import Batcher, Lane
 from runtime.errors import DeadlineExceeded, InvalidInput, ResourceExhausted, Unavailable
 from runtime.queueing import QueuePolicy, QueueSettings
 from runtime.statistics import Statistics
@@ -425,11 +423,3 @@ async def test_closing_answers_what_waits(model, batcher_of):
         await batcher.submit(x(2), ["y"])
     model.open.set()
     assert (await first)["y"][0, 0] == 0
-
-
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=20))
-def test_parting_undoes_joining(sizes):
-    requests = [x(i, rows=rows) for i, rows in enumerate(sizes)]
-    parts = parted(joined(requests), sizes)
-    for request, part in zip(requests, parts, strict=True):
-        np.testing.assert_array_equal(part["x"], request["x"])

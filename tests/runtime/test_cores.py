@@ -82,6 +82,16 @@ def test_that_one_of_them_runs_while_the_other_waits_is_as_it_should_be(sleepers
     assert shared.core != first, "the core was somebody else's for 0.4 s"
 
 
+@several
+def test_what_was_started_at_idle_priority_stays_there(sleepers, monkeypatch):
+    monkeypatch.setattr(cores, "_begun_as", os.SCHED_IDLE)
+    for thread in sleepers:
+        os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+    shared = SharedCore(sleepers)
+    assert [os.sched_getscheduler(thread) for thread in sleepers] == [os.SCHED_IDLE] * 2
+    assert os.sched_getaffinity(sleepers[0]) == {shared.core}
+
+
 def test_with_one_core_there_is_nothing_to_move_to(sleepers):
     shared = SharedCore(sleepers, cores=ALLOWED[:1])
     assert shared.core is None

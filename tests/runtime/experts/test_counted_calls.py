@@ -7,7 +7,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from runtime.batching import Batcher, BatchSettings, Lane
+from runtime.batch_settings import BatchSettings
+from runtime.batching import Batcher, Lane
 from runtime.errors import InvalidInput
 from runtime.experts.feed import LoadFeed
 from runtime.experts.load import ExpertLoad
