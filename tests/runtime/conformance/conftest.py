@@ -32,7 +32,7 @@ def models(tmp_path_factory, toy_writer):
     for kind in ("linear", "slow", "strings"):
         toy_writer(folder, kind)
     # What a model was last asked for tells where its next call runs: one for each test.
-    for name in ("slow_late", "slow_left", "slow_wire"):
+    for name in ("slow_late", "slow_left", "slow_gone", "slow_wire"):
         toy_writer(folder, "slow", name=name)
     return folder
 

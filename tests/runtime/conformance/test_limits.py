@@ -85,10 +85,10 @@ def test_a_deadline_holds_and_what_waits_behind_it_is_answered(channel, raw, slo
 
 
 def test_clients_that_gave_up_do_not_hold_the_others_up(channel, slow_call):
-    slow_call(channel, 2_000, "slow_left").result()  # now it counts as slow
-    first = slow_call(channel, 100_000, "slow_left")
-    waiting = [slow_call(channel, FOREVER, "slow_left") for _ in range(3)]
+    slow_call(channel, 2_000, "slow_gone").result()  # now it counts as slow
+    first = slow_call(channel, 100_000, "slow_gone")
+    waiting = [slow_call(channel, FOREVER, "slow_gone") for _ in range(3)]
     for call in waiting:
         call.cancel()
     first.result()
-    slow_call(channel, 1, "slow_left").result(timeout=60)
+    slow_call(channel, 1, "slow_gone").result(timeout=60)
