@@ -22,15 +22,16 @@ LOOK_SECONDS = 1.0
 MOST_WAITING = 0.3
 """Share of the time that the threads may be kept waiting for their core."""
 
-_can_choose = hasattr(os, "sched_setaffinity") and hasattr(os, "SCHED_BATCH")
-_allowed = frozenset(os.sched_getaffinity(0)) if _can_choose else frozenset[int]()
-_begun_as = os.sched_getscheduler(0) if _can_choose else 0
+can_choose = hasattr(os, "sched_setaffinity") and hasattr(os, "SCHED_BATCH")
+"""Whether this system lets a thread choose."""
+_allowed = frozenset(os.sched_getaffinity(0)) if can_choose else frozenset[int]()
+begun_as = os.sched_getscheduler(0) if can_choose else 0
 """The policy of whoever started the program; one that is not the usual one was meant so."""
 
 
 def roam() -> None:
     """Let this thread run wherever and as the process may, whatever the one does that starts it."""
-    _settle(0, _begun_as, _allowed)
+    settle(0, begun_as, _allowed)
 
 
 class SharedCore:
@@ -86,30 +87,35 @@ class SharedCore:
         self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, look)
 
     def _settle_all(self) -> None:
+        if not self._cores:
+            return
         for thread in self._threads:
-            _settle(thread, _batch(), self._cores[self._at : self._at + 1])
+            settle(thread, _batch(), self._cores[self._at : self._at + 1])
 
     def _read(self) -> list[tuple[float, float]]:
-        return [_times(thread) for thread in self._threads]
+        return [times(thread) for thread in self._threads]
 
 
 def _batch() -> int:
-    return os.SCHED_BATCH if _can_choose and _begun_as == os.SCHED_OTHER else _begun_as
+    return os.SCHED_BATCH if can_choose and begun_as == os.SCHED_OTHER else begun_as
 
 
-def _settle(thread: int, policy: int, cores: Collection[int]) -> None:
-    """Say how a thread waits for a core and which ones it may have."""
-    if not cores:
+def settle(thread: int, policy: int, cores: Collection[int] = ()) -> None:
+    """Say how a thread waits for a core and, where any are named, which ones it may have.
+
+    It may have ended, and a container may forbid either; then it runs as before.
+    """
+    if not can_choose:
         return
-    # It may have ended, and a container may forbid either; then it runs as before.
-    with suppress(OSError):
-        os.sched_setaffinity(thread, cores)
+    if cores:
+        with suppress(OSError):
+            os.sched_setaffinity(thread, cores)
     with suppress(OSError):
         if policy != os.sched_getscheduler(thread):
             os.sched_setscheduler(thread, policy, os.sched_param(0))
 
 
-def _times(thread: int) -> tuple[float, float]:
+def times(thread: int) -> tuple[float, float]:
     """Seconds that a thread ran, and was ready to run and did not, so far."""
     try:
         # Nanoseconds on a core, nanoseconds waiting for one, slices (Linux, sched-stats).

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from runtime.cores import roam
 from runtime.errors import DeadlineExceeded
+from runtime.yielding import compute_here
 
 INLINE_LIMIT_S = 700e-6
 """A call expected to take less runs on the event loop.
@@ -41,7 +42,7 @@ class Worker:
     """One thread, and what it has learned of the duration of its calls."""
 
     def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=roam)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_begin)
         self._pending: set[Future[Any]] = set()
         self._seconds: dict[int, float] = {}
         """Of calls by the bits of their size."""
@@ -101,6 +102,11 @@ class Worker:
             return math.inf
         nearest = min(self._seconds, key=lambda seen: abs(seen - bits))
         return self._seconds[nearest] * 2.0 ** max(0, bits - nearest)
+
+
+def _begin() -> None:
+    roam()
+    compute_here()
 
 
 def check_deadline(deadline: float | None) -> None:

@@ -18,6 +18,7 @@ from runtime.transports.base import address_text, details_of
 from runtime.transports.sockets import check_free
 from runtime.transports.tls import read_tls
 from runtime.transports.unsent import connections_of, unsent_bytes_of
+from runtime.yielding import Yielding
 
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -50,6 +51,7 @@ class GrpcioTransport:
         self._started = False
         compression = grpc.Compression.Gzip if settings.compression == "gzip" else None
         self._calls = Calls()
+        self._yielding = Yielding()
         self._port = 0
         self._server = grpc.aio.server(
             options=channel_options(settings, shared=bool(shared_port)), compression=compression
@@ -61,6 +63,7 @@ class GrpcioTransport:
         self._port = self._bind()
         await self._server.start()
         self._started = True
+        self._yielding.watch()
         return address_text(self._settings.host, self._port)
 
     async def stop(self, seconds: float) -> None:
@@ -72,6 +75,7 @@ class GrpcioTransport:
         """
         if not self._started:
             return
+        self._yielding.close()
         end = time.monotonic() + seconds
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):

@@ -50,7 +50,7 @@ def test_threads_come_together_on_one_core(sleepers):
 @several
 def test_they_move_where_they_are_kept_waiting(sleepers, monkeypatch):
     waited_s = 0.0
-    monkeypatch.setattr(cores, "_times", lambda _thread: (0.0, waited_s))
+    monkeypatch.setattr(cores, "times", lambda _thread: (0.0, waited_s))
     shared = SharedCore(sleepers)
     first = shared.core
     shared.look(1.0)
@@ -70,7 +70,7 @@ def test_they_move_where_they_are_kept_waiting(sleepers, monkeypatch):
 @several
 def test_that_one_of_them_runs_while_the_other_waits_is_as_it_should_be(sleepers, monkeypatch):
     times = {}
-    monkeypatch.setattr(cores, "_times", lambda thread: times.get(thread, (0.0, 0.0)))
+    monkeypatch.setattr(cores, "times", lambda thread: times.get(thread, (0.0, 0.0)))
     shared = SharedCore(sleepers)
     first = shared.core
     shared.look(1.0)
@@ -84,7 +84,7 @@ def test_that_one_of_them_runs_while_the_other_waits_is_as_it_should_be(sleepers
 
 @several
 def test_what_was_started_at_idle_priority_stays_there(sleepers, monkeypatch):
-    monkeypatch.setattr(cores, "_begun_as", os.SCHED_IDLE)
+    monkeypatch.setattr(cores, "begun_as", os.SCHED_IDLE)
     for thread in sleepers:
         os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
     shared = SharedCore(sleepers)
