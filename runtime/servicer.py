@@ -116,6 +116,11 @@ class Servicer:
         """Full names of the calls that stream, one way or both."""
         return tuple(self._streams)
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is worked on now; an open stream alone is nothing."""
+        return self._running.count > 0
+
     async def unary(self, method: str, payload: bytes, call: Call) -> bytes:
         """Answer one message.
 

@@ -14,9 +14,9 @@ from contextlib import aclosing
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
-from runtime.errors import DeadlineExceeded, TwinportError, Unimplemented
+from runtime.errors import DeadlineExceeded, TwinportError
 from runtime.servicer import Call, Servicer
-from runtime.transports.base import details_of
+from runtime.transports.base import details_of, not_served
 from runtime.transports.messages import (
     LOOK_SECONDS,
     Event,
@@ -145,9 +145,7 @@ class GrpcApp:
                     body = Body(receive, head.encoding, head.compress)
                     await self._stream(method, head.call(), body, send)
                 else:
-                    raise Unimplemented(
-                        f"{method[:200]} is not served here; reflection lists what is"
-                    )
+                    raise not_served(method)
             except TwinportError as error:
                 await _send_error(send, error)
         except (Gone, OSError, asyncio.CancelledError):

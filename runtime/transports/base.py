@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from runtime.errors import Unimplemented
+
 MAX_DETAILS = 1000
 """Characters of an error's text; it travels in a header of limited size."""
-QUIET_TURNS: Mapping[str, int] = {"grpcio": 10, "envoy": 2}
+QUIET_TURNS: Mapping[str, int] = {"grpcio": 2, "envoy": 2}
 """By transport: turns of the event loop without a request after which no more come now. grpcio
 hands over one request in some turns; Envoy all that it has read in one (docs/speed.md)."""
 SEND_SECONDS = 0.5
@@ -28,6 +30,11 @@ class Transport(Protocol):
     async def stop(self, seconds: float) -> None:
         """Take no more requests; let the last answers leave, as long as that takes at most."""
         ...
+
+
+def not_served(method: str) -> Unimplemented:
+    """The error of a call of ``/service/Method`` that no service here has."""
+    return Unimplemented(f"{method[:200]} is not served here; reflection lists what is")
 
 
 def details_of(error: Exception) -> str:

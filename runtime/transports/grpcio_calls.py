@@ -1,0 +1,219 @@
+"""The calls of a server of grpcio's core, each answered through a servicer.
+
+A call is told of what happens to it by events (``grpcio_queue.py``): it was made, a message
+has come, an answer has left, it is over. What it sends is a batch of operations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
+from typing import Any, cast
+
+from runtime.errors import InvalidInput, TwinportError
+from runtime.servicer import Call, Servicer
+from runtime.transports.base import details_of, not_served
+from runtime.transports.grpcio_queue import EventPump, core
+
+AHEAD = 16
+"""Calls that the core may announce before it is asked for more."""
+_NEVER = 1e10
+"""Seconds since 1970; a deadline behind it is none."""
+_OK = 0
+
+# What can be asked of the core for a call; each object is good for one batch.
+_start = core.SendInitialMetadataOperation
+_send = core.SendMessageOperation
+_status = core.SendStatusFromServerOperation
+_receive = core.ReceiveMessageOperation
+_close = core.ReceiveCloseOnServerOperation
+
+
+class Calls:
+    """Takes the calls of a server, and knows which have not ended yet."""
+
+    def __init__(self, servicer: Servicer, server: Any, pump: EventPump) -> None:
+        """Take none yet.
+
+        Args:
+            servicer: Who answers.
+            server: Of the core, its events in the queue of ``pump``.
+            pump: Brings the events.
+        """
+        self.servicer = servicer
+        self._server = server
+        self._queue = pump.queue
+        self._takes = True
+        self._open: set[_Rpc] = set()
+        self._one_ended = asyncio.Event()
+        kinds = ((_Unary, servicer.unary_methods), (_Stream, servicer.stream_methods))
+        self._kinds: dict[bytes, tuple[type[_Rpc], str]] = {
+            method.encode(): (kind, method) for kind, methods in kinds for method in methods
+        }
+
+    def take(self) -> None:
+        """Answer calls from now on, on the running event loop."""
+        for _ in range(AHEAD):
+            self._take_one()
+
+    def refuse(self) -> None:
+        """Take none any more; to be said before the server is shut down."""
+        self._takes = False
+
+    async def all_left(self) -> None:
+        """Wait for the calls that have begun by now; others may come meanwhile."""
+        left = set(self._open)
+        while left := left & self._open:
+            self._one_ended.clear()
+            await self._one_ended.wait()
+
+    def began(self, rpc: _Rpc) -> None:
+        """A call is there."""
+        self._open.add(rpc)
+
+    def ended(self, rpc: _Rpc) -> None:
+        """The core is done with a call, its last bytes included."""
+        self._open.discard(rpc)
+        self._one_ended.set()
+
+    def _take_one(self) -> None:
+        self._server.request_call(self._queue, self._queue, self._announced)
+
+    def _announced(self, event: Any) -> None:
+        if not event.success:
+            return  # the server is shut down
+        if self._takes:
+            self._take_one()
+        kind, method = self._kinds.get(event.call_details.method, (_Unknown, ""))
+        kind(self, event, method).begin()
+
+
+class _Rpc:
+    """One call, from its announcement to its end."""
+
+    def __init__(self, calls: Calls, announced: Any, method: str) -> None:
+        self._calls = calls
+        self._core = announced.call
+        self._details = announced.call_details
+        self._metadata = announced.invocation_metadata
+        self._method = method
+        self._task: asyncio.Task[None] | None = None
+        self._over = False
+        self._started = False
+        calls.began(self)
+        self._batch((_close(0),), self._closed)
+
+    def begin(self) -> None:
+        raise NotImplementedError
+
+    def _answer_in_task(self, *payload: bytes) -> None:
+        """Answer; a call that is over before that is cancelled."""
+        if not self._over:
+            self._task = asyncio.get_running_loop().create_task(self._answer(*payload))
+
+    async def _answer(self, *payload: bytes) -> None:
+        raise NotImplementedError
+
+    def _closed(self, event: Any) -> None:
+        self._over = True
+        self._calls.ended(self)
+        if self._task is not None and event.batch_operations[0].cancelled():
+            self._task.cancel()
+
+    def _call(self) -> Call:
+        """What came with it, for the service."""
+        deadline = self._details.deadline
+        if deadline > _NEVER:
+            return Call(None, tuple(self._metadata))
+        return Call(time.monotonic() + deadline - time.time(), tuple(self._metadata))
+
+    def _end(self, error: TwinportError | None = None, answer: bytes | None = None) -> None:
+        """Send the status, and before it the only answer, where there is one."""
+        operations = [] if self._started else [_start((), 0)]
+        if answer is not None:
+            operations.append(_send(answer, 0))
+        if error is None:
+            operations.append(_status((), _OK, b"", 0))
+        else:
+            operations.append(_status((), int(error.status), details_of(error).encode(), 0))
+        self._batch(operations, _nobody_waits)
+
+    def _batch(self, operations: Iterable[Any], tag: Any) -> None:
+        self._core.start_server_batch(tuple(operations), tag)
+
+
+class _Unknown(_Rpc):
+    """A call of a method that nobody has."""
+
+    def begin(self) -> None:
+        self._end(not_served(self._details.method.decode("utf-8", "replace")))
+
+
+class _Unary(_Rpc):
+    """One message each way."""
+
+    def begin(self) -> None:
+        self._batch((_receive(0),), self._received)
+
+    def _received(self, event: Any) -> None:
+        payload = event.batch_operations[0].message()
+        if payload is None:
+            # Where the client has left, or sent what the core refuses, nobody gets to see this.
+            self._end(InvalidInput("the request ends without a message; this call takes one"))
+            return
+        self._answer_in_task(payload)
+
+    async def _answer(self, *payload: bytes) -> None:
+        try:
+            answer = await self._calls.servicer.unary(self._method, payload[0], self._call())
+        except TwinportError as error:
+            self._end(error)
+        else:
+            self._end(answer=answer)
+
+
+class _Stream(_Rpc):
+    """Messages both ways; one message one way is a stream too, on the wire."""
+
+    def begin(self) -> None:
+        self._answer_in_task()
+
+    async def _answer(self, *_payload: bytes) -> None:
+        stream = self._calls.servicer.stream(self._method, self._messages(), self._call())
+        try:
+            async with aclosing(cast(AsyncGenerator[bytes, None], stream)) as answers:
+                async for answer in answers:
+                    start = [] if self._started else [_start((), 0)]
+                    self._started = True
+                    # The next one waits until the client has room for it.
+                    if not (await self._done([*start, _send(answer, 0)])).success:
+                        return
+        except TwinportError as error:
+            self._end(error)
+        else:
+            self._end()
+
+    async def _messages(self) -> AsyncIterator[bytes]:
+        while True:
+            event = await self._done([_receive(0)])
+            payload = event.batch_operations[0].message()
+            if payload is None:
+                return
+            yield payload
+
+    async def _done(self, operations: Iterable[Any]) -> Any:
+        """The event of a batch."""
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def end(event: Any) -> None:
+            if not done.done():
+                done.set_result(event)
+
+        self._batch(operations, end)
+        return await done
+
+
+def _nobody_waits(_event: Any) -> None:
+    """The tag of the last batch of a call; ``_closed`` tells of its end."""
