@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
 from runtime import errors
-from runtime.errors import NotFound, Status, TwinportError
+from runtime.errors import BackendUnavailable, InvalidInput, NotFound, Status, TwinportError
 from runtime.settings import ServerSettings
 from runtime.transports.base import MAX_DETAILS
-from runtime.transports.grpcio import STATUS_CODES, Calls, Handlers, channel_options
+from runtime.transports.grpcio import GrpcioTransport
+from runtime.transports.grpcio_queue import checked
 
-SETTINGS = ServerSettings(Path("unused"), state=Path("unused"))
+SETTINGS = ServerSettings(Path("unused"), port=0, state=Path("unused"))
+STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+SECONDS = 30
 
 
 class Stub:
@@ -23,34 +29,45 @@ class Stub:
 
     unary_methods = ("/a.B/Unary",)
     stream_methods = ("/a.B/Stream",)
+    busy = False
 
     def __init__(self, behave):
         self.behave = behave
+        self.ended = asyncio.Event()
 
-    async def unary(self, method, payload, call):
-        return self.behave(payload, call)
+    async def unary(self, _method, payload, call):
+        try:
+            answer = self.behave(payload, call)
+            return await answer if asyncio.iscoroutine(answer) else answer
+        finally:
+            self.ended.set()
 
-    async def stream(self, method, payloads, _call):
-        async for payload in payloads:
-            yield self.behave(payload, None)
+    async def stream(self, _method, payloads, call):
+        try:
+            async for payload in payloads:
+                answer = self.behave(payload, call)
+                yield await answer if asyncio.iscoroutine(answer) else answer
+        finally:
+            self.ended.set()
 
 
 @asynccontextmanager
-async def served(behave):
-    server = grpc.aio.server(options=channel_options(SETTINGS))
-    server.add_generic_rpc_handlers((Handlers(Stub(behave), Calls()),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+async def served(behave, **options):
+    servicer = Stub(behave)
+    transport = GrpcioTransport(servicer, SETTINGS)
+    address = await transport.start()
+    async with grpc.aio.insecure_channel(address, **options) as channel:
+        channel.servicer, channel.transport = servicer, transport
         yield channel
-    await server.stop(None)
+    async with asyncio.timeout(SECONDS):
+        await transport.stop(1)
 
 
 async def failure(channel):
     with pytest.raises(grpc.aio.AioRpcError) as unary:
-        await channel.unary_unary("/a.B/Unary")(b"1")
+        await channel.unary_unary("/a.B/Unary")(b"1", timeout=SECONDS)
     with pytest.raises(grpc.aio.AioRpcError) as stream:
-        await channel.stream_stream("/a.B/Stream")(iter([b"1"])).read()
+        await channel.stream_stream("/a.B/Stream")(iter([b"1"]), timeout=SECONDS).read()
     assert unary.value.code() is stream.value.code()
     assert unary.value.details() == stream.value.details()
     return unary.value
@@ -72,10 +89,11 @@ async def test_deadline_and_metadata_reach_the_service():
 
     async with served(note) as channel:
         before = time.monotonic()
-        await channel.unary_unary("/a.B/Unary")(b"", timeout=100, metadata=(("key", "value"),))
+        sent = (("key", "value"), ("key-bin", b"\x00\xff"))
+        await channel.unary_unary("/a.B/Unary")(b"", timeout=100, metadata=sent)
         await channel.unary_unary("/a.B/Unary")(b"")
     assert before < calls[0].deadline < before + 110
-    assert ("key", "value") in [tuple(item) for item in calls[0].metadata]
+    assert set(sent) <= {tuple(item) for item in calls[0].metadata}
     assert calls[1].deadline is None
 
 
@@ -111,10 +129,116 @@ async def test_a_long_text_is_cut_and_put_on_one_line():
     assert len(error.details()) == MAX_DETAILS
 
 
+async def test_an_error_after_answers_of_a_stream_is_its_status():
+    def second_fails(payload, _call):
+        if payload == b"2":
+            raise NotFound("given and wanted")
+        return payload
+
+    async with served(second_fails) as channel:
+        stream = channel.stream_stream("/a.B/Stream")(iter([b"1", b"2", b"3"]), timeout=SECONDS)
+        assert await stream.read() == b"1"
+        assert await stream.code() is grpc.StatusCode.NOT_FOUND
+        assert await stream.details() == "given and wanted"
+
+
+async def test_a_request_without_a_message_is_refused():
+    async with served(lambda payload, _call: payload) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.stream_unary("/a.B/Unary")(iter([]), timeout=SECONDS)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "without a message" in caught.value.details()
+
+
+@pytest.mark.parametrize("kind", ["unary", "stream"])
+async def test_what_a_client_gives_up_is_cancelled(kind):
+    begun = asyncio.Event()
+
+    async def for_ever(_payload, _call):
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with served(for_ever) as channel:
+        if kind == "unary":
+            call = channel.unary_unary("/a.B/Unary")(b"1")
+        else:
+            call = channel.stream_stream("/a.B/Stream")(iter([b"1"]))
+        async with asyncio.timeout(SECONDS):
+            await begun.wait()
+            call.cancel()
+            await channel.servicer.ended.wait()
+
+
+async def test_calls_whose_clients_leave_at_any_moment_leave_nothing_behind():
+    async def slowly(payload, _call):
+        await asyncio.sleep(0.001)
+        return payload
+
+    async with served(slowly) as channel:
+        ask = channel.unary_unary("/a.B/Unary")
+        for round_ in range(20):
+            calls = [ask(b"%d" % number) for number in range(100)]
+            await asyncio.sleep(0.0002 * round_)
+            for call in calls[::2]:
+                call.cancel()
+            kept = await asyncio.gather(*calls[1::2])
+            assert kept == [b"%d" % number for number in range(1, 100, 2)]
+        async with asyncio.timeout(SECONDS):
+            await channel.transport._calls.all_left()
+
+
+async def test_thousands_of_calls_at_one_time_get_their_own_answers():
+    async def slowly(payload, _call):
+        await asyncio.sleep(0)
+        return payload
+
+    async with served(slowly) as channel:
+        ask = channel.unary_unary("/a.B/Unary")
+        payloads = [b"%d" % number for number in range(5000)]
+        assert await asyncio.gather(*map(ask, payloads)) == payloads
+
+
+async def test_other_threads_and_timers_are_heard_while_nobody_asks():
+    async with served(lambda payload, _call: payload) as channel:
+        await channel.unary_unary("/a.B/Unary")(b"")
+        for _ in range(3):
+            async with asyncio.timeout(SECONDS):
+                await asyncio.to_thread(time.sleep, 0.01)
+                await asyncio.sleep(0.1)
+            assert await channel.unary_unary("/a.B/Unary")(b"1") == b"1"
+
+
+async def test_nothing_of_a_server_is_left_when_it_has_stopped():
+    before = {thread for thread in threading.enumerate() if thread.name == "grpcio-events"}
+    async with served(lambda payload, _call: payload) as channel:
+        await channel.unary_unary("/a.B/Unary")(b"")
+    async with asyncio.timeout(SECONDS):
+        while {t for t in threading.enumerate() if t.name == "grpcio-events"} - before:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_defect_in_one_event_does_not_end_the_others(caplog):
+    async with served(lambda payload, _call: payload) as channel:
+        pump = channel.transport._pump
+
+        def defect(_event):
+            raise ZeroDivisionError
+
+        pump._take(SimpleNamespace(completion_type=None, tag=defect))
+        assert await channel.unary_unary("/a.B/Unary")(b"1", timeout=SECONDS) == b"1"
+    assert "was not handled" in caplog.text
+
+
 async def test_a_port_is_never_shared_with_a_second_server():
-    first, second = (grpc.aio.server(options=channel_options(SETTINGS)) for _ in range(2))
-    port = first.add_insecure_port("127.0.0.1:0")
-    await first.start()
-    with pytest.raises(RuntimeError, match="Failed to bind"):
-        second.add_insecure_port(f"127.0.0.1:{port}")
-    await first.stop(None)
+    servicer = Stub(lambda payload, _call: payload)
+    first = GrpcioTransport(servicer, SETTINGS)
+    host, port = (await first.start()).rsplit(":", 1)
+    taken = ServerSettings(Path("unused"), host=host, port=int(port), state=Path("unused"))
+    with pytest.raises(InvalidInput, match="in use"):
+        await GrpcioTransport(servicer, taken).start()
+    await first.stop(1)
+
+
+def test_another_kind_of_grpcio_is_refused_in_one_line():
+    with pytest.raises(BackendUnavailable, match=r"^grpcio [\d.]+ lacks CompletionQueue, .*Server"):
+        checked(SimpleNamespace())
