@@ -42,6 +42,7 @@ from serving_servers import (
     NotRun,
     Starter,
     empty,
+    empty_aio,
     ours,
     running,
 )
@@ -62,6 +63,7 @@ def main() -> int:
     options = _options()
     peers = dict(_named(peer) for peer in options.peers.split(",") if peer)
     servers: dict[str, tuple[Starter, tuple[Case, ...]]] = {
+        "empty grpc.aio": (empty_aio, (*ONE, *MANY, *SPREAD)),
         "empty grpcio": (empty("grpcio"), (*ONE, *MANY, *SPREAD)),
         "grpcio": (ours(), (*ONE, *MANY, *SPREAD, *BY_GRPCIO)),
         "empty envoy": (empty("envoy"), (*ONE, *MANY, *SPREAD)),

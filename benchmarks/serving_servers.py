@@ -78,6 +78,12 @@ def empty(transport: str) -> Starter:
     return start
 
 
+def empty_aio(_repository: Path, _folder: Path, port: int) -> Start:
+    """``grpc.aio`` alone, which the transport ``grpcio`` is compared with."""
+    program = str(ROOT / "benchmarks" / "serving_empty_aio.py")
+    return Start([sys.executable, program, str(port)], computes=False)
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:

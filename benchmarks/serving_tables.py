@@ -20,7 +20,8 @@ def judged(record: Mapping[str, Any]) -> list[Verdict]:
     for level in ("1", "8", "32"):
         verdicts.append(_ratio(record, ("envoy", level), ("triton", level), 1.4))
         verdicts.append(_no_later(record, level))
-    verdicts.append(_ratio(record, ("grpcio", "32"), ("empty grpcio", "32"), 0.7))
+    for empty in ("empty grpc.aio", "empty grpcio"):
+        verdicts.append(_ratio(record, ("grpcio", "32"), (empty, "32"), 0.7))
     verdicts.append(_ratio(record, ("grpcio, 2 workers", "32/8"), ("triton", "32/8"), 1.0))
     verdicts += [_of_limit(record, name) for name in ("envoy", "grpcio")]
     verdicts.append(_below(record, "envoy", "resident_mb", 200, "MB resident"))

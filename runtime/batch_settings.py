@@ -17,8 +17,8 @@ class BatchSettings:
         preferred: Sizes of a call, ascending: the largest that what waits makes up goes at once.
         queue: What may wait.
         quiet_turns: Turns of the event loop without a new request after which no more are waited
-            for, where requests come side by side. It depends on how the transport hands them
-            over: one by one, each with a turn or more of its own, or many in one turn.
+            for, where requests come side by side. Transports hand over all that they have in
+            one turn.
     """
 
     max_rows: int = 0

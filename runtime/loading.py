@@ -10,7 +10,6 @@ from pathlib import Path
 
 from runtime.backends.base import Backend, BackendOptions
 from runtime.backends.factory import canonical_name, known_backends, open_backend
-from runtime.batch_settings import BatchSettings
 from runtime.errors import InvalidInput, RepositoryError, TwinportError, Unavailable
 from runtime.experts.feed import LoadFeed
 from runtime.experts.store import LoadStore
@@ -50,7 +49,6 @@ class LoadOptions:
         allow_unproved: Whether a version is served whose proof is missing or fails here.
         verdicts: Where verdicts are kept.
         shadow: Which share of answers is checked; none where no answer is.
-        quiet_turns: See ``BatchSettings``.
         loads: Where the load of experts is counted; none where it is not.
     """
 
@@ -58,7 +56,6 @@ class LoadOptions:
     allow_unproved: bool
     verdicts: VerdictStore
     shadow: ShadowSettings | None = None
-    quiet_turns: int = BatchSettings.quiet_turns
     loads: LoadStore | None = None
 
 
@@ -95,8 +92,6 @@ def load_version(folder: Path, number: int, config: ServingConfig, options: Load
         replayed, unproved = next((item for item in verdicts if item[1]), verdicts[0])
         config = replace(config, backend=name)
         record = _record(folder, number, config, manifest, backends[0], artifact.name)
-        batching = replace(record.batching, quiet_turns=options.quiet_turns)
-        record = replace(record, batching=batching)
         for backend in backends:
             warm_up(
                 partial(_answer, backend, record),

@@ -24,7 +24,7 @@ from runtime.service.siblings import Siblings
 from runtime.servicer import Servicer
 from runtime.settings import ServerSettings
 from runtime.shadow.settings import ShadowSettings
-from runtime.transports.base import QUIET_TURNS, SEND_SECONDS, Transport
+from runtime.transports.base import SEND_SECONDS, Transport
 from runtime.verdicts import VerdictStore
 from runtime.versions import State, Version
 
@@ -176,7 +176,6 @@ def open_repository(settings: ServerSettings) -> Repository:
         settings.unproved == "allow",
         VerdictStore(settings.state),
         ShadowSettings(settings.shadow, settings.shadow_action, settings.shadow_seed),
-        QUIET_TURNS[settings.transport],
         LoadStore(settings.state, settings.experts_load),
     )
     return Repository(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from runtime.errors import Unimplemented
 
 MAX_DETAILS = 1000
 """Characters of an error's text; it travels in a header of limited size."""
-QUIET_TURNS: Mapping[str, int] = {"grpcio": 2, "envoy": 2}
-"""By transport: turns of the event loop without a request after which no more come now. grpcio
-hands over one request in some turns; Envoy all that it has read in one (docs/speed.md)."""
 SEND_SECONDS = 0.5
 """The least time for the last answers to leave once nothing runs any more."""
 

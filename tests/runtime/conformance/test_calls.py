@@ -63,8 +63,8 @@ def test_every_call_gives_the_same_on_every_transport(servers, payload):
         ("ModelInfer", SERVICE, infer_bytes("größe 100%\n"), CODES.NOT_FOUND, "größe 100%"),
         ("ModelInfer", SERVICE, infer_bytes(x=X[:, :3]), CODES.INVALID_ARGUMENT, "shape [2, 3]"),
         ("TraceSetting", SERVICE, b"", CODES.UNIMPLEMENTED, ""),
-        ("Nothing", SERVICE, b"", CODES.UNIMPLEMENTED, ""),
-        ("Do", "a.B", b"", CODES.UNIMPLEMENTED, ""),
+        ("Nothing", SERVICE, b"", CODES.UNIMPLEMENTED, "/Nothing is not served here"),
+        ("Do", "a.B", b"", CODES.UNIMPLEMENTED, "/a.B/Do is not served"),
         ("Check", "grpc.health.v1.Health", b"\x0a\x03who", CODES.NOT_FOUND, "'who' is not known"),
     ],
 )
