@@ -89,7 +89,8 @@ class Life:
             InvalidInput: Their address cannot be had.
         """
         if self._settings.metrics:
-            text = exposition(on_loop(asyncio.get_running_loop(), self.servicer.snapshot))
+            take = on_loop(asyncio.get_running_loop(), self.servicer.snapshot)
+            text = exposition(lambda: take().whole())
             host, port = self._settings.metrics_host, self._settings.metrics_port_wanted
             self._metrics = MetricsEndpoint(host, port, text)
 

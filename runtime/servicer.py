@@ -34,7 +34,7 @@ from protos import (
 from runtime.description import metadata_from_record, server_metadata
 from runtime.errors import TwinportError, Unimplemented
 from runtime.observe.failures import FailureLog
-from runtime.observe.snapshot import Snapshot, snapshot_of
+from runtime.observe.snapshot import Taken, snapshot_of
 from runtime.observe.tracing import Tracer
 from runtime.repository import Repository
 from runtime.service.call import Call as Call
@@ -165,7 +165,7 @@ class Servicer:
             self.failures.note(method, failure, time.monotonic() - start)
             raise failure from error
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> Taken:
         """What this process did so far; on the event loop."""
         return snapshot_of(self._repository.versions(), self.failures.counts)
 
@@ -223,11 +223,11 @@ class Servicer:
         models = self._repository.loaded_models(request.name, request.version)
         wanted = {(model.record.name, model.record.version) for model in models}
         siblings = self._siblings
-        snapshot = self.snapshot() if siblings is None else await in_time(siblings.totals(), call)
+        rest = self.snapshot().rest if siblings is None else await in_time(siblings.totals(), call)
         response = ModelStatisticsResponse(
             model_stats=[
                 statistics_message(item.model, item.version, item.work)
-                for item in snapshot.versions
+                for item in rest.versions
                 if item.work is not None and (item.model, item.version) in wanted
             ]
         )

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from runtime.cores import roam
 from runtime.errors import InvalidInput
@@ -28,6 +28,8 @@ MOST_BYTES = 64 * 2**20
 """Of the arrays that wait; where there are more the next ones are dropped."""
 _CHUNK_BYTES = 4 * 2**20
 """Of the counts of requests that are added at a time."""
+MOST_PAIRS_TOLD = 64
+"""Of a layer: more than are shown, so that those of several processes can be added up."""
 
 Note: TypeAlias = tuple[Array, Sequence[int]]
 Keep: TypeAlias = Callable[[dict[str, Array]], None]
@@ -89,10 +91,14 @@ class LoadFeed:
                 self._thread.start()
 
     def summary(self) -> ExpertsSummary:
-        """What was counted, all that was noted before included."""
+        """What was counted, all that was noted before included.
+
+        Off the event loop, in any thread: of a large model it takes tens of milliseconds.
+        """
         with self._lock:
             self._settle()
             load, (requests, total) = self._load, self._before
+            pairs = load.strongest_pairs(MOST_PAIRS_TOLD)
             return ExpertsSummary(
                 share=self._share,
                 requests=load.requests - requests,
@@ -100,6 +106,9 @@ class LoadFeed:
                 window_requests=load.window_requests,
                 tokens=_rows(load.total - total),
                 window=_rows(load.window),
+                decayed=_rows(load.decayed),
+                remembered=load.requests,
+                pairs=None if pairs is None else tuple(map(tuple, pairs)),
             )
 
     def close(self) -> None:
@@ -164,5 +173,5 @@ class LoadFeed:
                 logger.warning("the load of %s is not counted: %s", self._name, error)
 
 
-def _rows(counts: Array) -> tuple[tuple[int, ...], ...]:
+def _rows(counts: Array) -> tuple[tuple[Any, ...], ...]:
     return tuple(map(tuple, counts.tolist()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from runtime.tensors import Array
 
 MOST_PAIRS = 2**24
 """Above so many pairs of experts, over all layers, nobody counts who is called together."""
+
+Pair: TypeAlias = tuple[int, int, float]
+"""Two experts of a layer, the lower number first, and requests in which both were called."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,23 @@ class ExpertLoad:
             return None
         return np.asarray((self._together + self._together.transpose(0, 2, 1)) / 2)
 
+    def strongest_pairs(self, most: int) -> list[list[Pair]] | None:
+        """By layer: the pairs in most requests, as ``together`` estimates them.
+
+        Takes tens of milliseconds for dozens of layers of hundreds of experts.
+
+        Args:
+            most: Of a layer.
+
+        Returns:
+            The strongest first, of equals that of the lower numbers; pairs without a request
+            are left out. None where ``together`` is.
+        """
+        if self._together is None:
+            return None
+        one, other = np.triu_indices(self.total.shape[1], 1)
+        return [_strongest(drawn, one, other, most) for drawn in self._together]
+
     @property
     def _part_size(self) -> int:
         return self.horizon.requests // self.horizon.parts
@@ -199,6 +220,19 @@ class ExpertLoad:
         self._ring = arrays["ring"].copy()
         if self._together is not None:
             self._together = arrays["together"].copy()
+
+
+def _strongest(drawn: IntArray, one: IntArray, other: IntArray, most: int) -> list[Pair]:
+    """Of the pairs ``one[i] < other[i]`` of a layer; see ``ExpertLoad.strongest_pairs``."""
+    experts = len(drawn)
+    twice = drawn.take(one * experts + other) + drawn.take(other * experts + one)
+    least = 1
+    if len(twice) > most:
+        # Of the negative ones: most pairs are 0, which NumPy is slow to leave at the low end.
+        least = max(least, -int(np.partition(-twice, most - 1)[most - 1]))
+    at = np.flatnonzero(twice >= least)
+    at = at[np.argsort(-twice[at], kind="stable")][:most]
+    return list(zip(one[at].tolist(), other[at].tolist(), (twice[at] / 2).tolist(), strict=True))
 
 
 def by_request(loads: Sequence[Array], rows: Sequence[int]) -> IntArray:

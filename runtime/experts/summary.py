@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 Table: TypeAlias = tuple[tuple[int, ...], ...]
 """By layer and expert."""
+FloatTable: TypeAlias = tuple[tuple[float, ...], ...]
+Pairs: TypeAlias = tuple[tuple[tuple[int, int, float], ...], ...]
+"""By layer: two experts, the lower number first, and requests in which both were called."""
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,10 @@ class ExpertsSummary:
         window_requests: Requests in the window, which outlives the process.
         tokens: Of those ``requests``, by layer and expert.
         window: Tokens of those ``window_requests``.
+        decayed: Tokens, each weighted by its age; outlives the process, too.
+        remembered: Requests counted in all, by earlier processes, too.
+        pairs: Of those ``remembered``, estimated, the strongest pairs first; none where pairs
+            are not counted.
     """
 
     share: float
@@ -29,6 +38,9 @@ class ExpertsSummary:
     window_requests: int
     tokens: Table
     window: Table
+    decayed: FloatTable
+    remembered: int
+    pairs: Pairs | None
 
 
 def experts_of_processes(
@@ -36,10 +48,12 @@ def experts_of_processes(
 ) -> ExpertsSummary | None:
     """Two processes as one; counts and windows add up.
 
+    The strongest pairs of each need not sum to the strongest of both.
+
     Args:
         one: Of a process.
         other: Of another.
-        ended: Whether the other has ended: whoever takes its place has its window.
+        ended: Whether the other has ended: whoever takes its place has what outlives it.
     """
     if one is None or other is None:
         return one if ended else one or other
@@ -53,10 +67,26 @@ def experts_of_processes(
         return added
     return dataclasses.replace(
         added, window_requests=one.window_requests + other.window_requests,
-        window=_added(one.window, other.window),
+        window=_added(one.window, other.window), decayed=_added(one.decayed, other.decayed),
+        remembered=one.remembered + other.remembered, pairs=_joined(one.pairs, other.pairs),
     )  # fmt: skip
 
 
-def _added(one: Table, other: Table) -> Table:
+def _added(
+    one: tuple[tuple[Number, ...], ...], other: tuple[tuple[Number, ...], ...]
+) -> tuple[tuple[Number, ...], ...]:
     pairs = zip(one, other, strict=True)
     return tuple(tuple(a + b for a, b in zip(x, y, strict=True)) for x, y in pairs)
+
+
+def _joined(one: Pairs | None, other: Pairs | None) -> Pairs | None:
+    if one is None or other is None:
+        return None
+    layers = []
+    for pairs in zip(one, other, strict=True):
+        requests: dict[tuple[int, int], float] = {}
+        for first, second, count in (pair for its in pairs for pair in its):
+            requests[first, second] = requests.get((first, second), 0.0) + count
+        falling = sorted(requests.items(), key=lambda item: (-item[1], item[0]))
+        layers.append(tuple((*pair, count) for pair, count in falling))
+    return tuple(layers)

@@ -8,12 +8,16 @@ import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from runtime.experts.load import evenness
+from runtime.experts.load import Horizon, evenness
+from runtime.experts.summary import FloatTable, Table
 from runtime.observe.snapshot import VersionSnapshot
 
 _LABELS = ("model", "version")
 _OF_LAYER = (*_LABELS, "layer")
 _OF_EXPERT = (*_OF_LAYER, "expert")
+_OF_PAIR = (*_OF_EXPERT, "other")
+PAIRS_SHOWN = 16
+"""Of a layer, the strongest."""
 
 
 def expert_families(versions: Iterable[VersionSnapshot]) -> Iterator[Metric]:
@@ -42,6 +46,22 @@ def expert_families(versions: Iterable[VersionSnapshot]) -> Iterator[Metric]:
     window = GaugeMetricFamily(
         "twinport_expert_window_tokens", "Tokens of those requests", labels=_OF_EXPERT
     )
+    decayed = GaugeMetricFamily(
+        "twinport_expert_decayed_tokens",
+        f"Tokens, each counting half after {Horizon.half_life:,.0f} further requests",
+        labels=_OF_EXPERT,
+    )
+    remembered = GaugeMetricFamily(
+        "twinport_expert_remembered_requests",
+        "Requests counted in all, before the latest start, too",
+        labels=_LABELS,
+    )
+    pairs = GaugeMetricFamily(
+        "twinport_expert_pair_requests",
+        "Remembered requests in which both experts of a layer were called, estimated; "
+        f"the {PAIRS_SHOWN} strongest pairs of each layer",
+        labels=_OF_PAIR,
+    )
     balance = GaugeMetricFamily(
         "twinport_expert_balance",
         "1 - standard deviation over mean of a layer's experts, in the window",
@@ -57,13 +77,29 @@ def expert_families(versions: Iterable[VersionSnapshot]) -> Iterator[Metric]:
         requests.add_metric((*labels, "dropped"), load.dropped)
         share.add_metric(labels, load.share)
         window_requests.add_metric(labels, load.window_requests)
-        for family, table in ((tokens, load.tokens), (window, load.window)):
-            for layer, row in enumerate(table):
-                for expert, count in enumerate(row):
-                    family.add_metric((*labels, str(layer), str(expert)), count)
+        remembered.add_metric(labels, load.remembered)
+        _add_table(tokens, labels, load.tokens)
+        _add_table(window, labels, load.window)
+        _add_table(decayed, labels, load.decayed)
+        for layer, strongest in enumerate(load.pairs or ()):
+            for one, other, count in strongest[:PAIRS_SHOWN]:
+                pairs.add_metric((*labels, str(layer), str(one), str(other)), count)
         for layer, row in enumerate(load.window):
             even = evenness(np.array(row))
             if even is not None:
                 balance.add_metric((*labels, str(layer)), even[0])
                 highest.add_metric((*labels, str(layer)), even[1])
-    yield from (requests, share, tokens, window_requests, window, balance, highest)
+    yield from (
+        requests, share, tokens, window_requests, window, decayed, remembered, pairs, balance,
+        highest,
+    )  # fmt: skip
+
+
+def _add_table(
+    family: CounterMetricFamily | GaugeMetricFamily,
+    labels: tuple[str, str],
+    table: Table | FloatTable,
+) -> None:
+    for layer, row in enumerate(table):
+        for expert, count in enumerate(row):
+            family.add_metric((*labels, str(layer), str(expert)), count)

@@ -14,6 +14,7 @@ from typing import Any
 
 from prometheus_client import ProcessCollector
 
+from runtime.experts.feed import LoadFeed
 from runtime.experts.summary import ExpertsSummary, experts_of_processes
 from runtime.json_records import record_from_data
 from runtime.shadow.summary import ShadowSummary, shadows_of_processes, summary_of
@@ -169,6 +170,34 @@ class Snapshot:
         """For JSON."""
         return dataclasses.asdict(self)
 
+    def without_experts(self) -> Snapshot:
+        """For who wants the rest alone: of large models they are nearly all of it."""
+        versions = (dataclasses.replace(item, experts=None) for item in self.versions)
+        return dataclasses.replace(self, versions=tuple(versions))
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What the event loop gave of a snapshot.
+
+    Attributes:
+        rest: All but the load of experts.
+        loads: Of the versions whose experts are counted, by model and version.
+    """
+
+    rest: Snapshot
+    loads: Mapping[tuple[str, int], LoadFeed]
+
+    def whole(self) -> Snapshot:
+        """The snapshot; in another thread than the event loop's, as it may take long."""
+        versions = tuple(
+            dataclasses.replace(item, experts=load.summary())
+            if (load := self.loads.get((item.model, item.version))) is not None
+            else item
+            for item in self.rest.versions
+        )
+        return dataclasses.replace(self.rest, versions=versions)
+
 
 def snapshot_from_dict(data: dict[str, Any]) -> Snapshot:
     """Read what ``to_dict`` made, with or without JSON in between.
@@ -179,15 +208,21 @@ def snapshot_from_dict(data: dict[str, Any]) -> Snapshot:
     return record_from_data(Snapshot, _lists(data), "the snapshot")
 
 
-def snapshot_of(versions: Iterable[Version], failed_calls: Mapping[str, int]) -> Snapshot:
-    """Take one; to be called where the statistics are changed, on the event loop.
+def snapshot_of(versions: Iterable[Version], failed_calls: Mapping[str, int]) -> Taken:
+    """Begin one; to be called where the statistics are changed, on the event loop.
 
     Args:
         versions: Those of the repository.
         failed_calls: See ``Snapshot``.
     """
-    found = [_of_version(item) for item in versions if item.wanted]
-    return Snapshot(tuple(found), dict(failed_calls), process_numbers())
+    wanted = [item for item in versions if item.wanted]
+    loads = {
+        (item.name, item.number): item.model.loads
+        for item in wanted
+        if item.model is not None and item.model.loads is not None
+    }
+    found = tuple(_of_version(item) for item in wanted)
+    return Taken(Snapshot(found, dict(failed_calls), process_numbers()), loads)
 
 
 def process_numbers(pid: int | None = None) -> dict[str, float]:
@@ -243,9 +278,7 @@ def _of_version(version: Version) -> VersionSnapshot:
     work = work_of(version.model.statistics, version.model.waiting)
     checks = version.model.shadow
     shadow = summary_of(checks) if checks is not None else None
-    loads = version.model.loads
-    experts = loads.summary() if loads is not None else None
-    return VersionSnapshot(version.name, version.number, ready, work, shadow, experts)
+    return VersionSnapshot(version.name, version.number, ready, work, shadow)
 
 
 def work_of(statistics: Statistics, waiting: int) -> Work:

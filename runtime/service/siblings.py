@@ -12,7 +12,7 @@ class Siblings(Everywhere, Protocol):
     """All processes of the server, this one too."""
 
     async def totals(self) -> Snapshot:
-        """What all of them did.
+        """What all of them did, but for the load of experts.
 
         Raises:
             Unavailable: They do not answer.

@@ -22,7 +22,7 @@ from runtime import errors
 from runtime.errors import TwinportError, Unavailable
 from runtime.observe.endpoint import LOOP_SECONDS
 from runtime.observe.failures import use_json_lines
-from runtime.observe.snapshot import Snapshot, snapshot_from_dict
+from runtime.observe.snapshot import Snapshot, Taken, snapshot_from_dict
 from runtime.server import Life, stop_at_signal
 from runtime.settings import ServerSettings
 from runtime.transports.group_memory import REGISTER, UNREGISTER
@@ -80,7 +80,7 @@ class Parent:
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     async def totals(self) -> Snapshot:
-        """What all workers did, this one too, as far as they say so in time.
+        """What all workers did, this one too, as far as they say so in time; no experts.
 
         Raises:
             Unavailable: The parent does not answer.
@@ -141,7 +141,8 @@ async def _obey(
         if command == LISTEN:
             _tell(listening=await transport.start())
         elif command == SNAPSHOT:
-            _tell(snapshot=life.servicer.snapshot().to_dict(), number=int(rest))
+            taken = life.servicer.snapshot()
+            _write(await asyncio.to_thread(_snapshot_line, taken, int(rest)))
         elif command == REGIONS:
             number, _, told = rest.partition(" ")
             life.servicer.take_regions(json.loads(told))
@@ -158,10 +159,22 @@ async def _commands() -> asyncio.StreamReader:
     return reader
 
 
+def _snapshot_line(taken: Taken, number: int) -> str:
+    return _line(snapshot=taken.whole().to_dict(), number=number)
+
+
 def _tell(**fields: Any) -> None:
     """Write one line at once; a parent that has gone hears nothing."""
+    _write(_line(**fields))
+
+
+def _line(**fields: Any) -> str:
+    return json.dumps(fields) + "\n"
+
+
+def _write(line: str) -> None:
     with suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(fields) + "\n")
+        sys.stdout.write(line)
         sys.stdout.flush()
 
 

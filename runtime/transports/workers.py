@@ -179,7 +179,8 @@ class _Group:
     def _asked(self, worker: Worker, number: int, question: dict[str, Any]) -> None:
         async def answer() -> None:
             if TOTALS in question:
-                worker.answer(number, totals=(await self.snapshot()).to_dict())
+                totals = (await self.snapshot()).without_experts()
+                worker.answer(number, totals=totals.to_dict())
                 return
             try:
                 await self._memory.change(question)

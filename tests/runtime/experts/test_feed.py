@@ -8,7 +8,7 @@ import pytest
 
 from runtime.experts import feed as feeding
 from runtime.experts.feed import LoadFeed
-from runtime.experts.load import ExpertLoad
+from runtime.experts.load import ExpertLoad, Horizon
 from runtime.experts.store import LoadStore
 
 ONE = np.ones((1, 1, 3), np.int32)
@@ -32,6 +32,19 @@ def test_what_was_offered_is_counted_whoever_counts(feed):
         if not number % 100:
             assert feed.summary().requests == number + 1
     assert feed.summary().tokens == ((1000, 1000, 1000),)
+
+
+def test_the_strongest_pairs_are_told_and_none_where_they_are_not_counted(kept):
+    feed = LoadFeed(ExpertLoad(1, 20), 1.0, kept.append, "m/1")
+    for _ in range(50):
+        feed.offer(np.array([[[4, 4] + [0] * 18]]), [1])
+    feed.offer(np.ones((1, 1, 20), np.int32), [1])
+    (pairs,) = feed.summary().pairs
+    assert pairs[0][:2] == (0, 1)
+    assert len(pairs) <= 64
+    many = LoadFeed(ExpertLoad(2, 3000, Horizon(2, 2)), 1.0, kept.append, "m/1")
+    many.offer(np.ones((1, 2, 3000), np.int32), [1])
+    assert many.summary().pairs is None
 
 
 def test_rows_of_a_request_are_one_request(feed):
@@ -100,6 +113,9 @@ def test_the_next_run_goes_on_with_the_window_and_counts_tokens_anew(tmp_path):
     summary = again.summary()
     assert (summary.requests, summary.tokens) == (1, ((1, 1, 1),))
     assert (summary.window_requests, summary.window) == (2, ((2, 2, 2),))
+    half = 0.5 ** (1 / Horizon.half_life)
+    assert summary.decayed == (pytest.approx((1 + half,) * 3),)
+    assert summary.remembered == 2
     store.release(again)
     assert [path.name for path in (tmp_path / "experts" / "0").iterdir()] == ["m-abc.npz"]
 

@@ -103,10 +103,25 @@ def test_what_was_kept_of_something_else_is_refused_and_changes_nothing(other, w
     assert (load.requests, load.total.max(), load.window.max()) == (3, 3, 3)
 
 
+@given(LOADS, st.integers(1, 12))
+@settings(deadline=None)
+def test_the_strongest_pairs_are_those_of_all_in_order(loads, most):
+    load = counted(loads)
+    for layer, pairs in zip(load.together, load.strongest_pairs(most), strict=True):
+        every = [
+            (one, other, layer[one, other])
+            for one in range(5)
+            for other in range(one + 1, 5)
+            if layer[one, other]
+        ]
+        assert pairs == sorted(every, key=lambda pair: -pair[2])[:most]
+
+
 def test_very_many_pairs_are_not_counted():
     load = ExpertLoad(2, 3000, Horizon(2, 2))
     load.add(np.ones((1, 2, 3000), np.int32))
     assert load.together is None
+    assert load.strongest_pairs(16) is None
     assert load.total.sum() == 6000
 
 

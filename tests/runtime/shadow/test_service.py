@@ -107,7 +107,7 @@ async def test_a_drift_is_reported_and_the_version_serves_on(write_toy, age, ope
     assert found["drifts"] in version.reason
     index = await ask(servicer, "RepositoryIndex")
     assert (index.models[0].state, index.models[0].reason) == ("READY", version.reason)
-    text = exposition(lambda: snapshot_of(models.versions(), {}))().decode()
+    text = exposition(lambda: snapshot_of(models.versions(), {}).whole())().decode()
     assert 'twinport_shadow_drifting{model="linear",version="1"} 1.0' in text
     assert (
         'twinport_shadow_requests_total{model="linear",outcome="compared",version="1"} 64.0' in text
