@@ -31,6 +31,7 @@ from runtime.client_steps import (
 )
 from runtime.client_wire import (
     DEFAULT_URL,
+    FAILED_SEND,
     Connection,
     ServedModel,
     ServerInfo,
@@ -196,7 +197,13 @@ class AsyncClient:
         except asyncio.CancelledError:
             if wrong:
                 raise wrong[0] from None
-            raise
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # The library cancels a stream whose sending fails before it knows why.
+            raise stream_error_from_status(
+                grpc.StatusCode.INTERNAL, FAILED_SEND, self.url
+            ) from None
         except grpc.RpcError as error:
             raise stream_error_from_status(error.code(), error.details() or "", self.url) from error
         finally:

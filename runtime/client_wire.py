@@ -24,6 +24,7 @@ from runtime.errors import (
     Unavailable,
     Unimplemented,
 )
+from runtime.handshake import failed_handshake
 from runtime.properties import ModelProperties, properties_from_map
 from runtime.tensors import BY_WIRE, Axis, TensorSpec
 
@@ -43,7 +44,8 @@ _ERRORS: Mapping[grpc.StatusCode, type[TwinportError]] = {
 _NOT_CONNECTED = re.compile(
     r"failed to connect|dns resolution failed|name resolution|errors resolving", re.I
 )
-_FAILED_SEND = "Internal error from Core"
+FAILED_SEND = "Internal error from Core"
+"""What ``grpc.aio`` says of a stream that ended while it sent."""
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}|unix:\S+")
 _LOOPBACK = re.compile(r"(?:127\.[0-9.]+|localhost|\[::1\]):[0-9]+|unix:\S+")
 
@@ -132,28 +134,18 @@ class Connection:
         """For the channel; none for plain text.
 
         Raises:
-            NotFound: A file is missing.
-            InvalidInput: A file cannot be read.
+            InvalidInput: A file cannot be read or used.
         """
         if self.tls is None:
             return None
-        return grpc.ssl_channel_credentials(
-            _pem(self.tls.ca), _pem(self.tls.key), _pem(self.tls.cert)
-        )
+        from runtime.pem import read_authorities, read_pair  # plain text does without ssl
 
-
-def _pem(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise NotFound(f"there is no file {path}") from None
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}") from error
-    if b"-----BEGIN" not in data:
-        raise InvalidInput(f"{path} is not PEM; wanted a file with a BEGIN line")
-    return data
+        ca, cert, key = self.tls.ca, self.tls.cert, self.tls.key
+        shown = secret = None
+        if cert is not None and key is not None:
+            shown, secret = read_pair(cert, key)
+        trusted = None if ca is None else read_authorities(ca)
+        return grpc.ssl_channel_credentials(trusted, secret, shown)
 
 
 def method_path(method: str) -> str:
@@ -197,7 +189,8 @@ def error_from_status(code: grpc.StatusCode, details: str, url: str) -> Twinport
     """
     if code is grpc.StatusCode.UNAVAILABLE and _NOT_CONNECTED.search(details):
         return Unavailable(
-            f"no server answers at {url}; start one with `twinport serve REPOSITORY`"
+            failed_handshake(details, url)
+            or f"no server answers at {url}; start one with `twinport serve REPOSITORY`"
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and details in ("", "Deadline Exceeded"):
         return DeadlineExceeded(f"the server at {url} gave no answer in time; allow it more")
@@ -211,7 +204,7 @@ def stream_error_from_status(code: grpc.StatusCode, details: str, url: str) -> T
     Where a server ends a stream to which the client still sends, that library may overwrite
     the status that came by one of its own (https://github.com/grpc/grpc/issues/36066).
     """
-    if code is grpc.StatusCode.INTERNAL and _FAILED_SEND in details:
+    if code is grpc.StatusCode.INTERNAL and FAILED_SEND in details:
         return Unavailable(
             f"the server at {url} ended the stream while requests were sent, and grpc.aio lost "
             "the reason; the server's log has it"

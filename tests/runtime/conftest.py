@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import runpy
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -133,3 +134,42 @@ def standin(monkeypatch):
     monkeypatch.setattr("runtime.backends.cuda._has_driver", lambda: True)
     with install["installed"]() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``NAME.pem`` and ``NAME.key`` of ``ca``, which signed all but ``stranger``, and of others.
+
+    ``server`` and ``client`` are sound, ``elsewhere`` is another host's, ``old`` has expired,
+    ``young`` is not valid yet.
+    """
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    signed = ("-CA", "ca.pem", "-CAkey", "ca.key")
+    here = ("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    for name, more in (
+        ("ca", ()), ("stranger", here), ("server", (*signed, *here)), ("client", (*signed, *here)),
+        ("elsewhere", (*signed, "-addext", "subjectAltName=DNS:elsewhere.example")),
+    ):  # fmt: skip
+        files = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
+        openssl("req", "-x509", *curve, *files, "-subj", f"/CN={name}", "-days", "2", *more)
+    (folder / "index.txt").touch()
+    (folder / "serial").write_text("01")
+    (folder / "ca.cnf").write_text(
+        "[ca]\ndefault_ca=own\n[own]\ndatabase=index.txt\nnew_certs_dir=.\nserial=serial\n"
+        "default_md=sha256\npolicy=any\n[any]\ncommonName=supplied\n"
+    )
+    for name, begins, ends in (
+        ("old", "20200101000000Z", "20200102000000Z"),
+        ("young", "20990101000000Z", "20990102000000Z"),
+    ):
+        openssl("req", "-new", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr",
+                "-subj", f"/CN={name}")  # fmt: skip
+        openssl("ca", "-config", "ca.cnf", "-batch", "-notext", "-cert", "ca.pem",
+                "-keyfile", "ca.key", "-in", f"{name}.csr", "-out", f"{name}.pem",
+                "-startdate", begins, "-enddate", ends)  # fmt: skip
+    return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-from pathlib import Path
+import sys
 
 import grpc
 import numpy as np
@@ -123,20 +123,13 @@ def parsed():
     return lambda method, payload: METHODS[method].response.FromString(payload)
 
 
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory) -> Path:
-    """``server.pem``, ``client.pem`` (each with ``.key``) and the ``ca.pem`` that signed them."""
-    folder = tmp_path_factory.mktemp("certificates")
+@pytest.fixture
+def run_to_the_end(transport):
+    """Run the server of a transport to its end, where it cannot start."""
+    needs(transport)
 
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+    def run_to_the_end(*arguments):
+        command = [sys.executable, "-m", "runtime", *map(str, arguments), "--transport", transport]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
-    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl(*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2")
-    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2", "-addext")
-    for name in ("server", "client"):
-        openssl(
-            *new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}",
-            *signed, "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        )  # fmt: skip
-    return folder
+    return run_to_the_end

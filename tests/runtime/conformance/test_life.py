@@ -14,7 +14,6 @@ from contextlib import closing
 
 import grpc
 import numpy as np
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import SERVICE
@@ -142,37 +141,6 @@ def test_an_open_stream_ends_with_the_server(start, transport):
     with closing(socket.socket()) as probe:
         host, port = server.address.split(":")
         assert probe.connect_ex((host, int(port))) != 0
-
-
-@pytest.fixture
-def tls_server(start, transport, certificates):
-    def tls_server(*options):
-        server = start(
-            transport, "--tls-cert", str(certificates / "server.pem"),
-            "--tls-key", str(certificates / "server.key"), *options,
-        )  # fmt: skip
-        return f"localhost:{server.address.rpartition(':')[2]}"
-
-    return tls_server
-
-
-@pytest.mark.needs_tool("openssl", "apt-get install openssl")
-def test_with_tls_only_clients_whose_certificate_is_signed_are_let_in(
-    tls_server, certificates, raw, failure
-):
-    address = tls_server("--tls-client-ca", str(certificates / "ca.pem"))
-    ca = (certificates / "ca.pem").read_bytes()
-    own = [(certificates / name).read_bytes() for name in ("client.key", "client.pem")]
-    right = grpc.ssl_channel_credentials(ca, *own)
-    with grpc.secure_channel(address, right) as channel:
-        assert raw(channel, "ServerLive")(b"", timeout=30)
-    for wrong in (grpc.ssl_channel_credentials(ca), grpc.ssl_channel_credentials(None, *own)):
-        with grpc.secure_channel(address, wrong) as channel:
-            code, _ = failure(raw(channel, "ServerLive"), b"", timeout=30)
-            assert code is grpc.StatusCode.UNAVAILABLE
-    with grpc.insecure_channel(address) as channel:
-        code, _ = failure(raw(channel, "ServerLive"), b"", timeout=30)
-        assert code is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_client_of_http_1_gets_a_sane_answer(servers):

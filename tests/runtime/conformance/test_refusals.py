@@ -3,22 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
-
-import pytest
-
-
-@pytest.fixture
-def run_to_the_end(transport, servers):
-    servers(transport)  # skips where the library is missing
-
-    def run_to_the_end(*arguments):
-        command = [sys.executable, "-m", "runtime", *map(str, arguments), "--transport", transport]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    return run_to_the_end
 
 
 def test_what_is_wrong_is_one_line_and_exit_1(run_to_the_end, server, models, tmp_path):
@@ -33,7 +18,7 @@ def test_what_is_wrong_is_one_line_and_exit_1(run_to_the_end, server, models, tm
         ((models, "--port", port), f"127.0.0.1:{port} cannot be listened on: Address already"),
         ((models, "--port", "0", "--metrics-port", metrics_port), "cannot be listened on for"),
         ((models, "--port", "0", "--host", "192.0.2.1"), "192.0.2.1:0 cannot be listened on"),
-        ((models, "--port", "0", *tls), "are no certificate and key in PEM form"),
+        ((models, "--port", "0", *tls), "wrong.pem holds no certificate in PEM form"),
         ((models, "--port", "0", "--tls-cert", pem), "both a certificate and its key"),
         ((models, "--port", "0", *tls[:3], "nowhere.pem"), "nowhere.pem cannot be read"),
     ):
