@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,10 @@ from runtime.proof_records import Judgement
 
 PLAIN_WIDTH = 120
 """Columns where no terminal says how many it has: a file, a pipe."""
+
+_UNBOUNDED = 10_000
+_GAP = "  "
+"""Between two values, and before those that do not begin a row."""
 
 _STYLES = {"passed": "green", "failed": "bold red", "vacuous": "bold yellow"}
 
@@ -24,6 +29,34 @@ def console(file: TextIO | None = None) -> Console:
     stream = file or sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def fitted(table: Table, out: Console) -> RenderableType:
+    """The table where it fits the console whole; else a paragraph for each row, cut nowhere."""
+    unbounded = out.options.update_width(_UNBOUNDED)
+    if Measurement.get(out, unbounded, table).maximum <= out.width:
+        return table
+    rows = zip(*(list(column.cells) for column in table.columns), strict=True)
+    headings = [str(column.header) for column in table.columns]
+    shown: list[Text] = []
+    for row in rows:
+        cells = [cell if isinstance(cell, Text) else Text(str(cell)) for cell in row]
+        shown += _paragraph(list(zip(headings, cells, strict=True)), out.width)
+    if table.caption is not None:
+        shown.append(Text(str(table.caption), style="dim italic"))
+    return Group(*shown)
+
+
+def _paragraph(pairs: list[tuple[str, Text]], width: int) -> list[Text]:
+    """Heading and value of each pair, as many to a line as fit; the first at its beginning."""
+    lines: list[Text] = []
+    for heading, value in pairs:
+        pair = Text.assemble((f"{heading} ", "dim"), value)
+        if lines and lines[-1].cell_len + len(_GAP) + pair.cell_len <= width:
+            lines[-1] = Text.assemble(lines[-1], _GAP, pair)
+        else:
+            lines.append(Text.assemble(_GAP, pair) if lines else pair)
+    return lines
 
 
 def judgement_table(judgements: Iterable[Judgement]) -> Table:

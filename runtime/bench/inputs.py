@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ BATCH_AXIS = "batch"
 VARIANTS = 8
 """Different requests that take turns."""
 MAX_BYTES = 2**31 - 1
+HELD_BYTES = 2**28
+"""Of all drawn requests together; of larger ones there are fewer."""
 _TEXT = b"twinport"
 
 
@@ -74,8 +77,7 @@ def requests_for(
         request_from_arrays(arrays, model=model.name, version=version).SerializeToString()
         for arrays in variants
     ]
-    if max(map(len, made)) > MAX_BYTES:
-        raise InvalidInput(f"a request has {len(made[0])} bytes; gRPC takes up to {MAX_BYTES}")
+    _check_size(max(map(len, made)))
     first = next(iter(variants[0].values()))
     return Requests(tuple(made), len(first) if joinable else 1)
 
@@ -86,7 +88,7 @@ def drawn(
     """Draw inputs: normal floats, whole numbers of 0 and 1, short text.
 
     Raises:
-        InvalidInput: A name in ``axes`` is none of the model's.
+        InvalidInput: A name in ``axes`` is none of the model's, or a request is too large.
     """
     names = {axis for spec in specs for axis in spec.shape if isinstance(axis, str)} - {BATCH_AXIS}
     for name in axes:
@@ -94,17 +96,25 @@ def drawn(
             listed = ", ".join(sorted(names)) or "none"
             raise InvalidInput(f"the model has no free axis '{name}'; there are {listed}")
     sizes = {**dict.fromkeys(names, 1), **axes, BATCH_AXIS: rows}
+    shapes = [tuple(int(sizes.get(str(axis), axis)) for axis in spec.shape) for spec in specs]
+    size = sum(
+        math.prod(shape) * (dtype_named(spec.dtype).size or len(_TEXT))
+        for spec, shape in zip(specs, shapes, strict=True)
+    )
+    _check_size(size)
+    variants = min(VARIANTS, max(1, HELD_BYTES // max(size, 1)))
     return [
-        {
-            spec.name: _draw(spec, tuple(sizes.get(str(axis), axis) for axis in spec.shape), seed)
-            for spec in specs
-        }
-        for seed in range(VARIANTS)
+        {spec.name: _draw(spec, shape, seed) for spec, shape in zip(specs, shapes, strict=True)}
+        for seed in range(variants)
     ]
 
 
-def _draw(spec: TensorSpec, shape: Sequence[int | str], seed: int) -> Array:
-    sizes = tuple(map(int, shape))
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise InvalidInput(f"a request has {size} bytes; gRPC takes up to {MAX_BYTES}")
+
+
+def _draw(spec: TensorSpec, sizes: tuple[int, ...], seed: int) -> Array:
     if dtype_named(spec.dtype).size == 0:
         return np.full(sizes, _TEXT, dtype=object)
     if np.dtype(spec.dtype).kind == "f":

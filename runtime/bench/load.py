@@ -89,23 +89,30 @@ class _Tally:
         return len(self.latencies) + self.errors.total()
 
 
-async def measure(plan: Plan, payloads: Sequence[bytes], progress: Progress) -> list[Level]:
+async def measure(
+    plan: Plan,
+    payloads: Sequence[bytes],
+    progress: Progress,
+    finished: Callable[[Level], None],
+) -> None:
     """Send requests, one level after the other.
 
     Args:
         plan: What is to be measured.
         payloads: Requests that take turns.
         progress: Told of how far it is.
+        finished: Gets each level at its end, those before a failure too.
 
     Raises:
-        TwinportError: No request at all was answered; it is the error of the first one.
+        TwinportError: Of a level no request at all was answered; it is the first one's error.
     """
     # Else channels to one address share a connection.
     options = [*plan.connection.options(), ("grpc.use_local_subchannel_pool", 1)]
     channels = [_channel(plan.connection, options) for _ in range(plan.connections)]
     try:
         calls: list[Any] = [channel.unary_unary(method_path("ModelInfer")) for channel in channels]
-        return [await _level(plan, each, calls, payloads, progress) for each in plan.in_flight]
+        for each in plan.in_flight:
+            finished(await _level(plan, each, calls, payloads, progress))
     finally:
         for channel in channels:
             await channel.close()

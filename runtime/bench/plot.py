@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from runtime.bench.result import PERCENTILES, Level
 from runtime.errors import InvalidInput
+from runtime.layout import write_atomically
 
 FORMATS = (".png", ".svg", ".pdf")
 _BINS = 80
@@ -40,19 +41,21 @@ def check_plot_file(path: Path) -> None:
     """Refuse a file that cannot be drawn to, before anything is measured.
 
     Raises:
-        InvalidInput: Another ending, or no such folder.
+        InvalidInput: Another ending, no such folder, or it is a folder itself.
     """
     if path.suffix.lower() not in FORMATS:
         raise InvalidInput(f"the plot {path} has another ending; wanted {', '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise InvalidInput(f"there is no folder {path.parent} for the plot; make it first")
+    if path.is_dir():
+        raise InvalidInput(f"the plot {path} is a folder; wanted a file")
 
 
 def write_plot(path: Path, figure: Figure) -> None:
     """Write the picture whole; its ending says the format."""
     data = io.BytesIO()
     figure.savefig(data, format=path.suffix.lower().lstrip("."), dpi=120)
-    path.write_bytes(data.getvalue())
+    write_atomically(path, data.getvalue())
 
 
 def _percentiles(axes: Axes, levels: Sequence[Level]) -> None:

@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version as version_of
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ from runtime.client import Client
 from runtime.client_wire import Connection
 from runtime.commands.connecting import connecting
 from runtime.errors import BackendUnavailable
-from runtime.tables import console
+from runtime.tables import console, fitted
 
 _SHOWN: dict[str, Any] = {"show_default": True}
 
@@ -85,25 +86,33 @@ def bench(
 
     At each level so many requests are in flight all the time: one that is answered makes
     room for the next. Where server and load generator run on one machine they share its
-    processors, and the generator is one process: what it can send is a limit, too.
+    processors, and the generator is one process: what it can send is a limit, too. Where a
+    level fails, or after Ctrl-C, those that were finished are shown all the same.
     """
     draw = _plotter(plot)
     chosen = "" if version is None else str(version)
-    url = connection.url
-    with Client(url, tls=connection.tls, token=connection.token) as client:
+    plan = Plan(connection, concurrency, warm_up_seconds=warm_up, **limits)
+    with Client(
+        connection.url, timeout_s=plan.timeout_s, tls=connection.tls, token=connection.token
+    ) as client:
         served = client.model_metadata(model, chosen)
     sent = requests_for(served, rows=rows, file=file, axes=axes, version=chosen)
-    plan = Plan(connection, concurrency, warm_up_seconds=warm_up, rows=sent.rows, **limits)
-    with _progress(plan) as tell:
-        levels = _loop_runner()(measure(plan, sent.payloads, tell))
-    if as_json:
-        click.echo(json.dumps(_record(model, plan, sent, levels)))
-    else:
-        console().print(table_of(levels))
-    draw(levels, f"{model} at {url}, {_rows_text(plan.rows)} a request")
+    plan = replace(plan, rows=sent.rows)
+    levels: list[Level] = []
+    try:
+        with _progress(plan) as tell:
+            _loop_runner()(measure(plan, sent.payloads, tell, levels.append))
+    finally:
+        if levels:
+            if as_json:
+                click.echo(json.dumps(_record(model, plan, sent, levels)))
+            else:
+                out = console()
+                out.print(fitted(table_of(levels), out))
+            draw(levels, f"{model} at {connection.url}, {_rows_text(plan.rows)} a request")
 
 
-def _loop_runner() -> Callable[[Coroutine[Any, Any, list[Level]]], list[Level]]:
+def _loop_runner() -> Callable[[Coroutine[Any, Any, None]], None]:
     """Uvloop's where it is installed: the generator is not to be what is measured."""
     if find_spec("uvloop") is None:
         return asyncio.run
@@ -163,5 +172,6 @@ def _record(model: str, plan: Plan, sent: Requests, levels: list[Level]) -> dict
             "grpcio": version_of("grpcio"),
             "cpus": os.cpu_count(),
         },
+        "complete": len(levels) == len(plan.in_flight),
         "levels": [level.to_dict() for level in levels],
     }

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.errors import Unavailable
-from runtime.tables import console
+from runtime.tables import console, fitted
 from runtime.watch.scrape import Look, Row, look_at, metrics_url, row_to_dict, rows_between
 
 DEFAULT_URL = "127.0.0.1:8002"
@@ -38,7 +38,8 @@ def top(url: str, interval: float, once: bool, as_json: bool) -> None:
         _print(whole, first, interval, once=once, as_json=as_json)
         return
     before: Look | None = first
-    with Live(table_of(rows_between(None, first)), console=console(), screen=False) as live:
+    out = console()
+    with Live(fitted(table_of(rows_between(None, first)), out), console=out) as live:
         while True:
             time.sleep(interval)
             before = _looked_again(whole, before, live)
@@ -51,7 +52,7 @@ def _looked_again(url: str, before: Look | None, live: Live) -> Look | None:
     except Unavailable as error:
         live.update(Text(str(error), style="red"), refresh=True)
         return None
-    live.update(table_of(rows_between(before, now)), refresh=True)
+    live.update(fitted(table_of(rows_between(before, now)), live.console), refresh=True)
     return now
 
 
@@ -63,7 +64,8 @@ def _print(url: str, before: Look, interval: float, *, once: bool, as_json: bool
         if as_json:
             click.echo(json.dumps({"models": [row_to_dict(row) for row in rows]}))
         else:
-            console().print(table_of(rows))
+            out = console()
+            out.print(fitted(table_of(rows), out))
         if once:
             return
         before = now

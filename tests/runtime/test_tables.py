@@ -3,8 +3,12 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
+from rich.console import Console
+from rich.table import Table
+
 from runtime.proof_records import Judgement
-from runtime.tables import PLAIN_WIDTH, console, judgement_table
+from runtime.tables import PLAIN_WIDTH, console, fitted, judgement_table
 
 ORDINARY = Judgement(
     "logits", "random", False, 148, 1480, 2e-7, 1e-7, 2.0, 4.0, 3e-7, 1e-7, 3.0, 8.0, 1e-7,
@@ -64,3 +68,20 @@ def test_tables_are_not_folded_to_80_columns_in_a_pipe():
     file = io.StringIO()
     console(file).print("x" * (PLAIN_WIDTH - 1))
     assert file.getvalue() == "x" * (PLAIN_WIDTH - 1) + "\n"
+
+
+@pytest.mark.parametrize("width", [80, 60, 24])
+def test_a_table_that_does_not_fit_becomes_paragraphs_and_loses_nothing(width):
+    table = Table("model", "p50", "p99", caption="milliseconds")
+    names = ("a_model_with_a_name_that_is_long/1", "b/2")
+    for name in names:
+        table.add_row(name, "1,234.5", "12,345.6")
+    file = io.StringIO()
+    out = Console(file=file, width=width)
+    out.print(fitted(table, out))
+    shown = file.getvalue()
+    assert all(len(line) <= width for line in shown.splitlines())
+    whole = shown.replace("\n", "")
+    assert all(whole.count(name) == 1 for name in names)
+    assert (shown.count("1,234.5"), shown.count("12,345.6")) == (2, 2)
+    assert ("p50 1,234.5" in shown) == (width < 60)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
+import signal
+import time
 
 import grpc
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 
 import protos
 from runtime.bench.load import Plan
-from runtime.bench.plot import latency_figure
+from runtime.bench.plot import latency_figure, write_plot
 from runtime.bench.result import Level
 from runtime.client_wire import Connection
 from runtime.errors import InvalidInput
@@ -106,6 +110,54 @@ def test_a_server_that_answers_nothing_is_its_first_error(bench):
     assert ran.err == "twinport: input 'x' is wrong\n"
 
 
+@pytest.fixture
+def fails_later(answer):
+    """Answer the first level (20 requests and one to warm up) and do ``then`` after it."""
+
+    def fails_later(then):
+        turn = itertools.count()
+
+        def sometimes(request, context):
+            if (number := next(turn)) > 20:
+                then(context, number == 21)
+            return answer(request, context)
+
+        return sometimes
+
+    return fails_later
+
+
+def refuse(context, _first):
+    context.abort(grpc.StatusCode.NOT_FOUND, "it has gone")
+
+
+def interrupt(context, first):
+    if first:
+        os.kill(os.getpid(), signal.SIGINT)
+    while context.is_active():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("then", "code", "said"),
+    [(refuse, 1, "twinport: it has gone\n"), (interrupt, 130, "twinport: interrupted\n")],
+)
+def test_levels_that_were_finished_are_shown_whatever_comes_later(
+    then, code, said, bench, fails_later, tmp_path
+):
+    plot = tmp_path / "plot.svg"
+    ran = bench(fails_later(then), "--requests", 20, "--json", "--plot", plot)
+    assert ran.code == code
+    assert ran.err.endswith(said)
+    record = json.loads(ran.out)
+    assert not record["complete"]
+    assert [(level["in_flight"], level["requests"]) for level in record["levels"]] == [(1, 20)]
+    assert plot.read_bytes().rstrip().endswith(b"</svg>")
+    ran = bench(fails_later(then), "--requests", 20)
+    assert ran.code == code
+    assert [line.split()[:1] for line in ran.out.splitlines()[3:5]] == [["1"], []]
+
+
 def test_the_table_has_a_row_for_each_level_and_progress_goes_to_stderr(bench, answer):
     ran = bench(answer, "--requests", 5)
     assert "p99" in ran.out
@@ -119,10 +171,14 @@ def test_the_plot_is_a_picture(bench, answer, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("name", "text"), [("p.txt", "another ending"), ("no/p.png", "no folder")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("p.txt", "another ending"), ("no/p.png", "no folder"), ("dir.png", "is a folder")],
+)
 def test_a_plot_that_cannot_be_written_is_said_before_anything_is_sent(
     name, text, bench, answer, seen, tmp_path
 ):
+    (tmp_path / "dir.png").mkdir()
     ran = bench(answer, "--plot", tmp_path / name)
     assert ran.code == 1
     assert text in ran.err
@@ -140,6 +196,9 @@ def test_a_plot_that_cannot_be_written_is_said_before_anything_is_sent(
         ("--requests", "0", 1),
         ("--connections", "2", 1),
         ("--axis", "x=0", 2),
+        ("--timeout", "nan", 1),
+        ("--rows", "0", 2),
+        ("--rows", "200000000000", 1),
     ],
 )
 def test_what_cannot_be_measured_is_refused(option, value, code, bench, answer, seen):
@@ -147,6 +206,39 @@ def test_what_cannot_be_measured_is_refused(option, value, code, bench, answer, 
     assert ran.code == code
     assert "Traceback" not in ran.err
     assert not seen
+
+
+def test_the_plan_is_looked_at_before_anybody_is_called(twinport):
+    ran = twinport("bench", "m", "--url", "127.0.0.1:1", "--requests", 0)
+    assert (ran.code, ran.err) == (1, "twinport: requests is 0; wanted 1 to 10000000\n")
+
+
+def test_the_timeout_is_that_of_the_first_question_too(serve_with, twinport):
+    def silent(request, context):
+        while context.is_active():
+            time.sleep(0.01)
+
+    url = serve_with(ModelMetadata=silent)
+    begun = time.monotonic()
+    ran = twinport("bench", "m", "--url", url, "--timeout", 0.2)
+    assert ran.code == 1
+    assert "gave no answer in time" in ran.err
+    assert time.monotonic() - begun < 30
+
+
+def test_a_plot_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    plot = tmp_path / "plot.png"
+    plot.write_bytes(b"old")
+
+    def full(self, data):
+        (self.open("wb")).close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_plot(plot, latency_figure([Level(1, 1, 1.0, (0.1, 0.2))], "m"))
+    assert [item.name for item in tmp_path.iterdir()] == ["plot.png"]
+    assert plot.read_bytes() == b"old"
 
 
 def test_the_picture_shows_every_level_with_answers():

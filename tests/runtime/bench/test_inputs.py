@@ -65,3 +65,9 @@ def test_a_file_gives_as_many_rows_as_are_wanted(rows, values, tmp_path):
 def test_a_file_that_is_not_there_is_said(tmp_path):
     with pytest.raises(NotFound):
         requests_for(model(X), file=tmp_path / "none.npy")
+
+
+def test_a_request_that_grpc_cannot_send_is_refused_before_it_is_drawn():
+    with pytest.raises(InvalidInput, match="a request has 3200000000000 bytes"):
+        drawn((X,), 200_000_000_000, {})
+    assert len(drawn((X,), 2**22, {})) == 4, "of large requests there are fewer"
