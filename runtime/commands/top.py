@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runtime.errors import Unavailable
+from runtime.errors import TwinportError
 from runtime.tables import console, fitted
 from runtime.watch.scrape import Look, Row, look_at, metrics_url, row_to_dict, rows_between
 
@@ -49,17 +49,25 @@ def _looked_again(url: str, before: Look | None, live: Live) -> Look | None:
     """Show the next look; a server that is away for a while may come back."""
     try:
         now = look_at(url)
-    except Unavailable as error:
+    except TwinportError as error:
         live.update(Text(str(error), style="red"), refresh=True)
         return None
     live.update(fitted(table_of(rows_between(before, now)), live.console), refresh=True)
     return now
 
 
-def _print(url: str, before: Look, interval: float, *, once: bool, as_json: bool) -> None:
+def _print(url: str, first: Look, interval: float, *, once: bool, as_json: bool) -> None:
+    before: Look | None = first
     while True:
         time.sleep(interval)
-        now = look_at(url)
+        try:
+            now = look_at(url)
+        except TwinportError as error:
+            if once:
+                raise
+            click.echo(f"twinport: {error}", err=True)
+            before = None
+            continue
         rows = rows_between(before, now)
         if as_json:
             click.echo(json.dumps({"models": [row_to_dict(row) for row in rows]}))
@@ -86,7 +94,7 @@ def table_of(rows: Sequence[Row]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            Text(f"{row.model}/{row.version}"),
+            Text("".join(c if c.isprintable() else "?" for c in f"{row.model}/{row.version}")),
             Text("yes", style="green") if row.ready else Text("no", style="red"),
             _rate(row.requests_per_second),
             _rate(row.rows_per_second),

@@ -18,6 +18,7 @@ from runtime.errors import InvalidInput, Unavailable
 
 TIMEOUT_S = 10.0
 MAX_BYTES = 64 * 2**20
+READ_BYTES = 2**16
 
 Key = tuple[str, str]
 """Name and version of a model."""
@@ -30,6 +31,8 @@ _SUMS = {
     "nv_inference_pending_request_count": "waiting",
     "twinport_model_ready": "ready",
 }
+_COUNTERS = ("requests", "rows", "calls", "failures")
+"""Of those, what never falls while a model stays loaded."""
 _HISTOGRAMS = {
     "twinport_queue_seconds_bucket": "queue",
     "twinport_compute_seconds_bucket": "compute",
@@ -95,7 +98,11 @@ def look_at(url: str) -> Look:
         Unavailable: Nobody answers there.
         InvalidInput: What answers gives no metrics of models.
     """
-    return Look(time.monotonic(), _numbers(samples_at(url)))
+    samples = samples_at(url)
+    try:
+        return Look(time.monotonic(), _numbers(samples))
+    except ValueError as error:
+        raise InvalidInput(f"{url} has a histogram without bounds") from error
 
 
 def samples_at(url: str) -> list[Sample]:
@@ -105,11 +112,32 @@ def samples_at(url: str) -> list[Sample]:
         Unavailable: Nobody answers there.
         InvalidInput: What answers gives no metrics of models.
     """
+    try:
+        text = _fetched(url).decode()
+        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    except ValueError as error:
+        raise InvalidInput(f"{url} does not answer in the format of Prometheus") from error
+    if not any(sample.name.startswith(("nv_", "twinport_")) for sample in samples):
+        raise InvalidInput(f"{url} has no metrics of models; give the server's --metrics-port")
+    return samples
+
+
+def _fetched(url: str) -> bytes:
+    """The body of one answer, within the time and the size of one."""
     # A proxy has no business between us and a server at an address that was named.
     opener = build_opener(ProxyHandler({}))
+    end = time.monotonic() + TIMEOUT_S
+    body = bytearray()
     try:
         with opener.open(url, timeout=TIMEOUT_S) as answer:
-            text = answer.read(MAX_BYTES).decode()
+            while part := answer.read1(READ_BYTES):
+                body += part
+                if len(body) > MAX_BYTES:
+                    raise InvalidInput(f"{url} answers more than {MAX_BYTES >> 20} MiB")
+                if time.monotonic() > end:
+                    raise TimeoutError(f"no end of the answer after {TIMEOUT_S:g} s")
+            if answer.length:
+                raise ConnectionError("the answer is cut off")
     except HTTPError as error:
         error.close()
         raise InvalidInput(f"{url} answers {error.code}; wanted the metrics of a server") from error
@@ -122,13 +150,7 @@ def samples_at(url: str) -> list[Sample]:
         raise Unavailable(
             f"no metrics at {url}: {reason}; `twinport serve` prints where they are"
         ) from error
-    try:
-        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    except ValueError as error:
-        raise InvalidInput(f"{url} does not answer in the format of Prometheus") from error
-    if not any(sample.name.startswith(("nv_", "twinport_")) for sample in samples):
-        raise InvalidInput(f"{url} has no metrics of models; give the server's --metrics-port")
-    return samples
+    return bytes(body)
 
 
 def metrics_url(text: str) -> str:
@@ -156,12 +178,14 @@ def _numbers(samples: Sequence[Sample]) -> dict[Key, Numbers]:
         if "model" not in labels:
             continue
         numbers = models.setdefault((labels["model"], labels.get("version", "")), Numbers())
+        if not math.isfinite(value):
+            continue
         if name in _SUMS:
             # Failures have a sample for each reason.
             numbers.sums[_SUMS[name]] = numbers.sums.get(_SUMS[name], 0.0) + value
         elif name in _HISTOGRAMS:
             bounds = numbers.buckets.setdefault(_HISTOGRAMS[name], {})
-            bounds[float(labels["le"])] = value
+            bounds[float(labels.get("le", ""))] = value
     return models
 
 
@@ -171,7 +195,7 @@ def _order(item: tuple[Key, Numbers]) -> tuple[str, int, str]:
 
 
 def _row(key: Key, before: Numbers | None, now: Numbers, passed: float) -> Row:
-    if before is not None and before.sums.get("requests", 0) > now.sums.get("requests", 0):
+    if before is not None and _fell(before, now):
         before = Numbers()
     grown = {
         name: value - (before or Numbers()).sums.get(name, 0) for name, value in now.sums.items()
@@ -195,6 +219,17 @@ def _row(key: Key, before: Numbers | None, now: Numbers, passed: float) -> Row:
         failures=int(now.sums.get("failures", 0)),
         failures_per_second=per_second.get("failures"),
     )
+
+
+def _fell(before: Numbers, now: Numbers) -> bool:
+    """Whether a counter is lower than it was, which happens where it began anew."""
+    counts = [(before.sums, now.sums, name) for name in _COUNTERS]
+    counts += [
+        (before.buckets[name], buckets, bound)
+        for name, buckets in now.buckets.items()
+        for bound in before.buckets.get(name, {})
+    ]
+    return any(old.get(key, 0) > new.get(key, 0) for old, new, key in counts)
 
 
 def _percentiles_ms(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import socket
+import threading
+import time
 from collections import deque
+from contextlib import ExitStack, suppress
 
 import pytest
 
+from runtime.errors import InvalidInput
 from runtime.observe.collector import exposition
 from runtime.observe.endpoint import MetricsEndpoint
 from runtime.observe.snapshot import Snapshot, VersionSnapshot, work_of
 from runtime.statistics import CallTimes, Failure, Statistics
-from runtime.watch.scrape import Look, look_at, metrics_url, quantile, rows_between
+from runtime.watch.scrape import Look, Numbers, look_at, metrics_url, quantile, rows_between
 
 FOUR_ROWS = CallTimes(4, (2_000_000, 2_000_000), 0, 8_000_000, 0)
 LONG_AGO = CallTimes(1, (4_000_000_000,), 0, 4_000_000_000, 0)
@@ -152,6 +158,23 @@ def test_a_server_that_goes_away_while_it_is_watched_is_said_and_waited_for(
     assert "no metrics at" in ran.out
 
 
+def test_a_server_that_cannot_say_its_metrics_for_a_while_is_waited_for(
+    endpoint, twinport, monkeypatch
+):
+    looks = deque([look_at(endpoint.url), InvalidInput("answers 503"), KeyboardInterrupt()])
+
+    def look(url):
+        found = looks.popleft()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    monkeypatch.setattr("runtime.commands.top.look_at", look)
+    ran = twinport("top", "--url", endpoint.url, "--interval", 0.1)
+    assert ran.code == 130
+    assert "answers 503" in ran.out
+
+
 def test_nobody_there_is_one_line(endpoint, twinport):
     endpoint.close()
     ran = twinport("top", "--url", endpoint.url, "--once")
@@ -168,6 +191,120 @@ def test_metrics_of_something_else_are_refused(text, said, twinport):
         ran = twinport("top", "--url", other.url, "--once")
     assert ran.code == 1
     assert said in ran.err
+
+
+@pytest.fixture
+def answers():
+    """A port that answers with these bytes, piece by piece, as long as somebody listens."""
+    with ExitStack() as held:
+
+        def answers(*pieces, pause=0.0, forever=False):
+            listener = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+            def answer():
+                with suppress(OSError):
+                    while True:
+                        talk(listener.accept()[0])
+
+            def talk(connection):
+                with connection, suppress(OSError):
+                    connection.recv(65536)
+                    for piece in itertools.cycle(pieces) if forever else pieces:
+                        connection.sendall(piece)
+                        time.sleep(pause)
+
+            threading.Thread(target=answer, daemon=True).start()
+            held.callback(listener.shutdown, socket.SHUT_RDWR)
+            return f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
+
+        yield answers
+
+
+OK = b"HTTP/1.0 200 OK\r\n\r\n"
+ONE = b'nv_inference_count_total{model="m",version="1"} 1\n'
+
+
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        ((b"\x00\x00\x12\x04\x00",), "is not HTTP"),
+        ((OK, bytes(range(256))), "format of Prometheus"),
+        ((OK, b'twinport_queue_seconds_bucket{model="m"} 1\n'), "histogram without bounds"),
+        ((b"HTTP/1.0 200 OK\r\nContent-Length: 999\r\n\r\n", ONE), "the answer is cut off"),
+    ],
+)
+def test_what_is_no_answer_with_metrics_is_one_line(pieces, said, answers, twinport):
+    ran = twinport("top", "--url", answers(*pieces), "--once")
+    assert (ran.code, ran.out) == (1, "")
+    (line,) = ran.err.splitlines()
+    assert said in line
+
+
+def test_an_answer_without_an_end_is_not_waited_for(answers, twinport, monkeypatch):
+    monkeypatch.setattr("runtime.watch.scrape.TIMEOUT_S", 0.3)
+    url = answers(OK, ONE, ONE, pause=0.05, forever=True)
+    ran = twinport("top", "--url", url, "--once")
+    assert (ran.code, ran.out) == (1, "")
+    assert "no end of the answer after 0.3 s" in ran.err
+
+
+def test_an_answer_that_is_too_long_is_refused(answers, twinport, monkeypatch):
+    monkeypatch.setattr("runtime.watch.scrape.MAX_BYTES", 2**20)
+    ran = twinport("top", "--url", answers(OK, *[b"#" * 2**16 + b"\n"] * 20), "--once")
+    assert ran.code == 1
+    assert "answers more than 1 MiB" in ran.err
+
+
+def test_what_is_no_number_is_shown_as_unknown(answers, twinport):
+    text = b"".join(
+        b'%s{model="\x1b[31mm",version="1"%s} NaN\n' % sample
+        for sample in (
+            (b"nv_inference_count_total", b""),
+            (b"nv_inference_pending_request_count", b""),
+            (b"twinport_queue_seconds_bucket", b',le="+Inf"'),
+        )
+    )
+    ran = twinport("top", "--url", answers(OK, text), "--once", "--interval", 0.1)
+    assert ran.code == 0, ran.err
+    (row,) = [line.split() for line in ran.out.splitlines() if "31mm/1" in line]
+    assert row == ["?[31mm/1", "yes", "-", "-", "-", "0", "-/-", "-/-", "0"]
+
+
+@pytest.mark.parametrize("counter", ["requests", "rows", "calls", "failures", "bucket"])
+def test_a_server_that_began_anew_counts_from_the_beginning(counter):
+    names = ("requests", "rows", "calls", "failures")
+
+    def numbers(value, lower):
+        sums = {name: value / 2 if name == counter else value for name in names}
+        count = value / 2 if counter == "bucket" else value
+        buckets = {"queue": {0.1: count, math.inf: count}}
+        return Numbers(sums if lower else dict.fromkeys(names, value),
+                       buckets if lower else {"queue": {0.1: value, math.inf: value}})  # fmt: skip
+
+    before, now = ({("m", "1"): numbers(8.0, lower)} for lower in (False, True))
+    (row,) = rows_between(Look(0.0, before), Look(1.0, now))
+    rates = (row.requests_per_second, row.rows_per_second, row.failures_per_second)
+    assert rates == tuple(now["m", "1"].sums[name] for name in ("requests", "rows", "failures"))
+    assert row.queue_ms[0] == pytest.approx(50)
+
+
+def test_json_goes_on_after_a_server_that_was_away(endpoint, twinport, monkeypatch):
+    looks = [look_at(endpoint.url), InvalidInput("answers 503"), look_at(endpoint.url)]
+
+    def look(url):
+        if not looks:
+            raise KeyboardInterrupt
+        found = looks.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr("runtime.commands.top.look_at", look)
+    ran = twinport("top", "--url", endpoint.url, "--json", "--interval", 0.1)
+    assert ran.code == 130
+    assert ran.err.startswith("twinport: answers 503\n")
+    (line,) = ran.out.splitlines()
+    assert json.loads(line)["models"][1]["requests_per_second"] is None
 
 
 def test_another_page_is_refused(endpoint, twinport):
