@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from tritonclient.utils import InferenceServerException
 
 from protos import METHODS, REFLECTION_V1, SERVICE
 from runtime.client import Client
+from runtime.client_async import AsyncClient
+from runtime.client_steps import Logic
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "serving.md"
-CLIENTS = ("tritonclient", "tritonclient.aio", "twinport", "grpcio")
+CLIENTS = ("tritonclient", "tritonclient.aio", "twinport", "twinport.aio", "grpcio")
 SERVED, ABSENT, REFUSED = "yes", "-", "UNIMPLEMENTED"
 X = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
 HEALTH = "grpc.health.v1.Health"
@@ -231,15 +234,37 @@ TRITON: dict[str, Callable[[Kit], Awaitable[Any]]] = {
     "LogSettings": calls("get_log_settings"),
 }
 
-OWN: dict[str, Callable[[Client, Any], Any]] = {
-    "ServerLive": lambda client, _toys: client.live(),
-    "ServerReady": lambda client, _toys: client.ready(),
-    "ModelReady": lambda client, _toys: client.model_ready("linear"),
-    "ServerMetadata": lambda client, _toys: client.server_metadata().name == "twinport",
-    "ModelMetadata": lambda client, _toys: client.model_metadata("linear"),
-    "ModelConfig": lambda client, _toys: client.model_config("linear").max_batch_size == 8,
-    "ModelInfer": lambda client, toys: close_to(client.infer("linear", {"x": X})["y"], toys),
-}
+
+def streamed(answers: Any, toys: Any) -> bool:
+    first, wrong, last = answers
+    assert [answer.request_id for answer in answers] == ["0", "1", "2"]
+    assert "the model wants" in str(wrong.error)
+    return close_to(first.outputs["y"], toys) and close_to(last.outputs["y"], toys)
+
+
+OWN: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
+    "ServerLive": (lambda client: client.live(), lambda live, _toys: live),
+    "ServerReady": (lambda client: client.ready(), lambda ready, _toys: ready),
+    "ModelReady": (lambda client: client.model_ready("linear"), lambda ready, _toys: ready),
+    "ServerMetadata": (
+        lambda client: client.server_metadata(), lambda server, _toys: server.name == "twinport"
+    ),
+    "ModelMetadata": (
+        lambda client: client.model_metadata("linear"),
+        lambda model, _toys: model.inputs[0].name == "x",
+    ),
+    "ModelConfig": (
+        lambda client: client.model_config("linear"),
+        lambda config, _toys: config.max_batch_size == 8,
+    ),
+    "ModelInfer": (
+        lambda client: client.infer("linear", {"x": X}),
+        lambda outputs, toys: close_to(outputs["y"], toys),
+    ),
+    "ModelStreamInfer": (
+        lambda client: client.stream("linear", [{"x": X}, {"x": X[:, :3]}, {"x": X}]), streamed
+    ),
+}  # fmt: skip
 
 _INFER = {
     "model_name": "linear",
@@ -286,7 +311,13 @@ GENERIC: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
     ),
 }  # fmt: skip
 
-CHECKS = {"tritonclient": TRITON, "tritonclient.aio": TRITON, "twinport": OWN, "grpcio": GENERIC}
+CHECKS = {
+    "tritonclient": TRITON,
+    "tritonclient.aio": TRITON,
+    "twinport": OWN,
+    "twinport.aio": OWN,
+    "grpcio": GENERIC,
+}
 
 
 def test_the_table_has_every_call_that_the_server_describes():
@@ -298,6 +329,12 @@ def test_the_table_has_every_call_that_the_server_describes():
 def test_the_table_has_every_call_that_a_client_can_make():
     tried = {(call, name) for name, checks in CHECKS.items() for call in checks}
     assert {cell for cell, word in TABLE.items() if word != ABSENT} == tried
+
+
+def test_our_own_clients_make_no_call_that_is_not_tried():
+    sources = [Path(inspect.getfile(each)).read_text() for each in (Client, AsyncClient, Logic)]
+    made = set(re.findall(r'\b(?:_ask|Ask|_calls)[(\[]"(\w+)"', "".join(sources)))
+    assert made == set(OWN)
 
 
 @pytest.mark.parametrize(
@@ -327,12 +364,27 @@ async def tried(check: Awaitable[Any], word: str) -> None:
     assert caught.value.status() == f"StatusCode.{word}"
 
 
-@pytest.mark.parametrize(
-    "call", [call for (call, name), word in TABLE.items() if name == "twinport" and word == SERVED]
-)
+def served_by(client: str) -> list[str]:
+    return [call for (call, name), word in TABLE.items() if name == client and word == SERVED]
+
+
+@pytest.mark.parametrize("call", served_by("twinport"))
 def test_our_own_client(call, server, toys):
+    ask, right_answer = OWN[call]
     with Client(server.address) as client:
-        assert OWN[call](client, toys)
+        answer = ask(client)
+        assert right_answer(list(answer) if isinstance(answer, Iterator) else answer, toys)
+
+
+@pytest.mark.parametrize("call", served_by("twinport.aio"))
+async def test_our_own_client_for_asyncio(call, server, toys):
+    ask, right_answer = OWN[call]
+    async with AsyncClient(server.address) as client:
+        answer = ask(client)
+        if isinstance(answer, AsyncIterator):
+            assert right_answer([item async for item in answer], toys)
+        else:
+            assert right_answer(await answer, toys)
 
 
 @pytest.fixture(scope="module")
