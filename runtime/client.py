@@ -196,19 +196,20 @@ class Client:
             version: Which version; the server's choice where none is given.
             top: How many of the likeliest classes.
             invert: Swap light and dark.
-            timeout_s: For each call; the client's where none is given.
+            timeout_s: For all of it; the client's where none is given.
 
         Returns:
             For each picture its likeliest classes, the likeliest first.
 
         Raises:
-            InvalidInput: The model takes no pictures, or has no labels.
+            InvalidInput: A picture is none, the model takes none, or has no labels.
         """
         from runtime.client_pictures import arrays_from_pictures, labels_wanted
 
-        model = self.model_metadata(name, version)
+        left_s = self._logic.countdown(timeout_s)
+        model = self._run(self._logic.model_metadata(name, version, left_s()))
         arrays = arrays_from_pictures(pictures, model, invert=invert)
-        answer = self.infer(name, arrays, version=version, timeout_s=timeout_s)
+        answer = self.infer(name, arrays, version=version, timeout_s=left_s())
         return labels_wanted(answer, model, top)
 
     def stream(

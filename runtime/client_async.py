@@ -158,9 +158,10 @@ class AsyncClient:
         """Prepare pictures as the model's manifest says, and name their classes."""
         from runtime.client_pictures import arrays_from_pictures, labels_wanted
 
-        model = await self.model_metadata(name, version)
+        left_s = self._logic.countdown(timeout_s)
+        model = await self._run(self._logic.model_metadata(name, version, left_s()))
         arrays = await asyncio.to_thread(arrays_from_pictures, pictures, model, invert=invert)
-        answer = await self.infer(name, arrays, version=version, timeout_s=timeout_s)
+        answer = await self.infer(name, arrays, version=version, timeout_s=left_s())
         return labels_wanted(answer, model, top)
 
     async def stream(

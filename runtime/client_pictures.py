@@ -34,12 +34,13 @@ def arrays_from_pictures(
         raise InvalidInput(
             f"model '{model.name}' does not say how a picture becomes its input; send arrays"
         )
+    if isinstance(pictures, (str, Path, Image.Image)):
+        raise InvalidInput("the pictures are one; wanted a list of them")
     if not pictures:
         raise InvalidInput("there is no picture; give at least one")
     arrays = [
         array_from_image(
-            picture if isinstance(picture, Image.Image) else read_image(Path(picture)),
-            preprocessing, invert=invert, wanted=model.inputs[0],
+            _image(picture), preprocessing, invert=invert, wanted=model.inputs[0],
         )
         for picture in pictures
     ]  # fmt: skip
@@ -51,6 +52,14 @@ def arrays_from_pictures(
             "as they are; one call takes pictures of one size"
         )
     return {model.inputs[0].name: rows_for(model.inputs[0], np.stack(arrays))}
+
+
+def _image(picture: Path | str | Image.Image) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    if isinstance(picture, (str, Path)):
+        return read_image(Path(picture))
+    raise InvalidInput(f"a picture is a {type(picture).__name__}; wanted a file or a Pillow image")
 
 
 def labels_of(
@@ -71,8 +80,10 @@ def labels_wanted(outputs: Mapping[str, Array], model: ServedModel, top: int) ->
     """``labels_of``, where there must be some.
 
     Raises:
-        InvalidInput: The model has no labels.
+        InvalidInput: The model has no labels, or fewer than one is wanted.
     """
+    if top < 1:
+        raise InvalidInput(f"the likeliest {top} classes are wanted; ask for 1 or more")
     labels = labels_of(outputs, model, top)
     if labels is None:
         raise InvalidInput(f"model '{model.name}' has no labels for its outputs; use infer")

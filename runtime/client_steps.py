@@ -32,7 +32,12 @@ from runtime.client_wire import (
     model_from_response,
     server_from_response,
 )
-from runtime.codec import arrays_from_response, request_from_arrays
+from runtime.codec import (
+    arrays_from_response,
+    check_arrays,
+    check_texts,
+    request_from_arrays,
+)
 from runtime.errors import (
     BackendUnavailable,
     DeadlineExceeded,
@@ -40,12 +45,13 @@ from runtime.errors import (
     ResourceExhausted,
     TwinportError,
     Unavailable,
-    Unimplemented,
 )
 from runtime.tensors import Array
 
 POLL_S = 0.05
 """Between two looks at a server that runs and is not ready."""
+LONGEST_S = 1e8
+"""The longest time limit, three years; gRPC takes a much longer one for one that is over."""
 _TOO_LARGE = ("larger than max", "bytes is too long")
 """In the texts about a message over a limit, gRPC's and ours; the code is that of a full queue."""
 
@@ -148,8 +154,7 @@ class Logic:
 
     def model_ready(self, name: str, version: str) -> Steps[bool]:
         """Whether a model answers."""
-        request = ModelReadyRequest(name=name, version=version)
-        answer = yield from self._ask("ModelReady", request)
+        answer = yield from self._ask("ModelReady", _about(ModelReadyRequest, name, version))
         return bool(answer.ready)
 
     def wait_ready(self, timeout_s: float) -> Steps[None]:
@@ -174,16 +179,20 @@ class Logic:
         answer = yield from self._ask("ServerMetadata", ServerMetadataRequest())
         return server_from_response(answer)
 
-    def model_metadata(self, name: str, version: str) -> Steps[ServedModel]:
+    def model_metadata(
+        self, name: str, version: str, timeout_s: float | None = None
+    ) -> Steps[ServedModel]:
         """What a server says of a model."""
-        request = ModelMetadataRequest(name=name, version=version)
-        answer = yield from self._ask("ModelMetadata", request)
+        request = _about(ModelMetadataRequest, name, version)
+        answer = yield from self._ask("ModelMetadata", request, timeout_s)
         return model_from_response(answer)
 
-    def model_config(self, name: str, version: str) -> Steps[ModelConfig]:
+    def model_config(
+        self, name: str, version: str, timeout_s: float | None = None
+    ) -> Steps[ModelConfig]:
         """A model's configuration."""
-        request = ModelConfigRequest(name=name, version=version)
-        answer = yield from self._ask("ModelConfig", request)
+        request = _about(ModelConfigRequest, name, version)
+        answer = yield from self._ask("ModelConfig", request, timeout_s)
         config: ModelConfig = answer.config
         return config
 
@@ -197,25 +206,23 @@ class Logic:
         timeout_s: float | None,
     ) -> Steps[dict[str, Array]]:
         """One request, or as many as the model's largest batch makes of it."""
-        end = self._clock() + self._limit(timeout_s)
+        left_s = self.countdown(timeout_s)
 
         def part(rows: Mapping[str, Array]) -> Steps[ModelInferResponse]:
             request = request_from_arrays(
                 rows, model=name, version=version, request_id=request_id, outputs=outputs
             )
-            left = end - self._clock()
-            if left <= 0:
-                raise DeadlineExceeded("the time was over before all parts were answered")
-            response: ModelInferResponse = yield from self._ask("ModelInfer", request, left)
+            response: ModelInferResponse = yield from self._ask("ModelInfer", request, left_s())
             return response
 
+        check_arrays(arrays)
         rows = _rows(arrays)
         known = min(self._largest.get((name, version), rows), rows)
         try:
             return (yield from self._in_parts(part, arrays, known))
         except InvalidInput:
             # Nobody asks for the limit before it is met; a model loaded anew may have another.
-            largest = yield from self._largest_batch(name, version)
+            largest = yield from self._largest_batch(name, version, left_s)
             if not 0 < largest < known:
                 raise
         return (yield from self._in_parts(part, arrays, largest))
@@ -243,15 +250,30 @@ class Logic:
             f"versions {' and '.join(versions)} answered parts of one request; name one of them"
         )
 
-    def _largest_batch(self, name: str, version: str) -> Steps[int]:
+    def _largest_batch(self, name: str, version: str, left_s: Callable[[], float]) -> Steps[int]:
         """The model's maximum; 0 where it has none, or its server does not say."""
         try:
-            config = yield from self.model_config(name, version)
-        except Unimplemented:  # the call is Triton's
+            config = yield from self.model_config(name, version, left_s())
+        except TwinportError:  # what was wrong with the request says more
             return 0
         if config.max_batch_size > 0:
             self._largest[name, version] = config.max_batch_size
         return config.max_batch_size
+
+    def countdown(self, timeout_s: float | None) -> Callable[[], float]:
+        """Begin to count down; what is given back says how many seconds are left.
+
+        That raises ``DeadlineExceeded`` where none are.
+        """
+        end = self._clock() + self._limit(timeout_s)
+
+        def left_s() -> float:
+            left = end - self._clock()
+            if left <= 0:
+                raise DeadlineExceeded("the time was over before all parts of the call were done")
+            return left
+
+        return left_s
 
     def _limit(self, timeout_s: float | None) -> float:
         return self.timeout_s if timeout_s is None else checked_timeout(timeout_s)
@@ -304,14 +326,20 @@ def stream_answer(response: Any) -> StreamAnswer:
 
 
 def checked_timeout(timeout_s: float) -> float:
-    """Give the time back if it is one.
+    """Give the time back if it is one, at most what gRPC can count.
 
     Raises:
         InvalidInput: It is not above 0.
     """
     if not timeout_s > 0:
         raise InvalidInput(f"the time limit is {timeout_s} s; wanted more than 0")
-    return timeout_s
+    return min(timeout_s, LONGEST_S)
+
+
+def _about(kind: Callable[..., T], name: str, version: str) -> T:
+    """A message that names a model and a version of it."""
+    check_texts(model=name, version=version)
+    return kind(name=name, version=version)
 
 
 def _rows(arrays: Mapping[str, Array]) -> int:

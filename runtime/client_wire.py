@@ -44,9 +44,12 @@ _ERRORS: Mapping[grpc.StatusCode, type[TwinportError]] = {
 _NOT_CONNECTED = re.compile(
     r"failed to connect|dns resolution failed|name resolution|errors resolving", re.I
 )
+_OUT_OF_TIME = ("", "Deadline Exceeded", "Stream removed (Deadline Exceeded)")
+"""The library's own texts where it gave up, not the server."""
 FAILED_SEND = "Internal error from Core"
 """What ``grpc.aio`` says of a stream that ended while it sent."""
-_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}|unix:\S+")
+_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})|unix:\S+")
+MAX_PORT = 2**16 - 1
 _LOOPBACK = re.compile(r"(?:127\.[0-9.]+|localhost|\[::1\]):[0-9]+|unix:\S+")
 
 
@@ -91,9 +94,9 @@ class Tls:
         key: Its private key.
     """
 
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
+    ca: Path | str | None = None
+    cert: Path | str | None = None
+    key: Path | str | None = None
 
     def __post_init__(self) -> None:
         """Refuse half a pair."""
@@ -143,8 +146,8 @@ class Connection:
         ca, cert, key = self.tls.ca, self.tls.cert, self.tls.key
         shown = secret = None
         if cert is not None and key is not None:
-            shown, secret = read_pair(cert, key)
-        trusted = None if ca is None else read_authorities(ca)
+            shown, secret = read_pair(Path(cert), Path(key))
+        trusted = None if ca is None else read_authorities(Path(ca))
         return grpc.ssl_channel_credentials(trusted, secret, shown)
 
 
@@ -159,7 +162,8 @@ def check_address(url: str) -> str:
     Raises:
         InvalidInput: It is not ``HOST:PORT``.
     """
-    if not _ADDRESS.fullmatch(url):
+    found = _ADDRESS.fullmatch(url)
+    if not found or int(found["port"] or 0) > MAX_PORT:
         raise InvalidInput(f"'{url}' is no address; wanted HOST:PORT such as {DEFAULT_URL}")
     return url
 
@@ -192,7 +196,7 @@ def error_from_status(code: grpc.StatusCode, details: str, url: str) -> Twinport
             failed_handshake(details, url)
             or f"no server answers at {url}; start one with `twinport serve REPOSITORY`"
         )
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED and details in ("", "Deadline Exceeded"):
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and details in _OUT_OF_TIME:
         return DeadlineExceeded(f"the server at {url} gave no answer in time; allow it more")
     kind = _ERRORS.get(code, TwinportError)
     return kind(details or f"the server at {url} answered {code.name} without a text")

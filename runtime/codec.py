@@ -150,6 +150,35 @@ def response_from_arrays(
     return response
 
 
+def check_arrays(arrays: Mapping[str, Array]) -> None:
+    """Refuse inputs that are no arrays by name.
+
+    Raises:
+        InvalidInput: They are no mapping, or one of them is no NumPy array.
+    """
+    if not isinstance(arrays, Mapping):
+        raise InvalidInput(f"the inputs are a {_kind(arrays)}; wanted arrays by name")
+    check_texts(**{f"input {place}": name for place, name in enumerate(arrays)})
+    for name, array in arrays.items():
+        if not isinstance(array, (np.ndarray, np.generic)):
+            raise InvalidInput(f"input '{name}' is a {_kind(array)}; wanted a NumPy array")
+
+
+def check_texts(**values: str) -> None:
+    """Refuse what a message cannot have as text, named as the caller calls it.
+
+    Raises:
+        InvalidInput: One of them is no text.
+    """
+    for what, value in values.items():
+        if not isinstance(value, str):
+            raise InvalidInput(f"{what} is {value!r}, a {_kind(value)}; wanted text")
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
 def request_from_arrays(
     arrays: Mapping[str, Array],
     *,
@@ -168,8 +197,13 @@ def request_from_arrays(
         outputs: The outputs wanted; all where none are named.
 
     Raises:
-        InvalidInput: An array has a type that the protocol lacks.
+        InvalidInput: An array has a type that the protocol lacks, or is none; a name is no text.
     """
+    check_arrays(arrays)
+    if isinstance(outputs, str):
+        raise InvalidInput(f"the outputs are the text '{outputs}'; wanted a list of names")
+    check_texts(model=model, version=version, request_id=request_id)
+    check_texts(**{f"output {place}": name for place, name in enumerate(outputs)})
     request = ModelInferRequest(model_name=model, model_version=version, id=request_id)
     for name, array in arrays.items():
         dtype = dtype_of_array(array, f"input '{name}'")

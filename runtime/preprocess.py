@@ -79,8 +79,10 @@ def array_from_image(
         ``[channels, height, width]`` float32, or uint8 ``[height, width, channels]``.
 
     Raises:
-        InvalidInput: Means or deviations do not fit the channels.
+        InvalidInput: The picture is empty, or means or deviations do not fit the channels.
     """
+    if 0 in image.size:
+        raise InvalidInput(f"the picture has {image.width}x{image.height} pixels; wanted some")
     plain = _on_white(_eight_bits(image)).convert(_MODES[preprocessing.color])
     if invert:
         plain = ImageOps.invert(plain)

@@ -279,13 +279,19 @@ def test_a_slow_answer_is_given_up(serve_with):
         over.set()
 
 
+@pytest.mark.parametrize("text", ["", "Deadline Exceeded", "Stream removed (Deadline Exceeded)"])
+def test_a_time_that_was_over_is_said_in_our_words(text):
+    error = error_from_status(grpc.StatusCode.DEADLINE_EXCEEDED, text, "h:1")
+    assert str(error) == "the server at h:1 gave no answer in time; allow it more"
+
+
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
 def test_a_time_limit_is_positive(timeout_s):
     with pytest.raises(InvalidInput, match="wanted more than 0"):
         Client(timeout_s=timeout_s)
 
 
-@pytest.mark.parametrize("url", ["", "here", "http://127.0.0.1:8001", "a:b", ":8001", "h:1:2"])
+@pytest.mark.parametrize("url", ["", "here", "http://127.0.0.1:8001", "a:b", ":8001", "h:1:2", "h:65536"])
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(InvalidInput, match="is no address; wanted HOST:PORT"):
         Client(url)

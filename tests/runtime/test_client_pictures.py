@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from runtime.client import Client
 from runtime.client_async import AsyncClient
 from runtime.client_wire import Connection, Tls
 from runtime.codec import arrays_from_request, response_from_arrays
-from runtime.errors import InvalidInput
+from runtime.errors import DeadlineExceeded, InvalidInput
 from runtime.manifest import Preprocessing
 from runtime.properties import LABELS, PREPROCESSING
 from runtime.tensors import TensorSpec
@@ -106,8 +107,9 @@ def test_files_of_tls_are_checked_before_anything_is_called(tmp_path):
     with pytest.raises(InvalidInput, match=r"none\.pem cannot be read: No such file"):
         Client("127.0.0.1:1", tls=Tls(ca=tmp_path / "none.pem"))
     (tmp_path / "ca.pem").write_text("nothing")
-    with pytest.raises(InvalidInput, match=r"ca\.pem holds no certificate"):
-        Client("127.0.0.1:1", tls=Tls(ca=tmp_path / "ca.pem"))
+    for path in (tmp_path / "ca.pem", str(tmp_path / "ca.pem")):
+        with pytest.raises(InvalidInput, match=r"ca\.pem holds no certificate"):
+            Client("127.0.0.1:1", tls=Tls(ca=path))
     with pytest.raises(InvalidInput, match="both"):
         Tls(cert=tmp_path / "ca.pem")
 
@@ -148,3 +150,37 @@ def test_pictures_go_as_pixels_to_a_model_that_prepares_them(kind, serve_with, p
     assert shapes == [(2, 4, 9, 1)]
     with pytest.raises(InvalidInput, match=r"2 sizes \(4x4, 9x9\) and model 'shade' takes pixels"):
         classify(kind, url, pictures)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_all_of_a_classification_shares_its_time(kind, serve_with, pictures):
+    over = threading.Event()
+
+    def metadata(request, context):
+        over.wait(30)
+        return protos.ModelMetadataResponse()
+
+    url = serve_with(ModelMetadata=metadata)
+    with pytest.raises(DeadlineExceeded, match="gave no answer in time"):
+        classify(kind, url, pictures, timeout_s=0.2)
+    over.set()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("one.png", "the pictures are one; wanted a list"),
+        (Image.new("L", (2, 2)), "the pictures are one; wanted a list"),
+        ([np.zeros((2, 2), np.uint8)], "a picture is a ndarray; wanted a file"),
+        ([Image.new("L", (0, 3))], "the picture has 0x3 pixels"),
+    ],
+)
+def test_what_is_no_list_of_pictures_is_refused(wrong, said, serve_with):
+    with pytest.raises(InvalidInput, match=said):
+        classify("sync", served(serve_with, PROPERTIES, []), wrong)
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_fewer_than_one_class_is_refused(top, serve_with, pictures):
+    with pytest.raises(InvalidInput, match="ask for 1 or more"):
+        classify("sync", served(serve_with, PROPERTIES, []), pictures, top=top)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 import protos
-from runtime.client_steps import Ask, Logic, Pause, Retry, stream_answer
+from runtime.client_steps import LONGEST_S, Ask, Logic, Pause, Retry, stream_answer
 from runtime.codec import arrays_from_request, response_from_arrays
 from runtime.errors import (
     BackendUnavailable,
@@ -265,3 +267,47 @@ def test_an_error_inside_a_stream_is_an_answer():
     message.infer_response.id = "3"
     answer = stream_answer(message)
     assert (answer.request_id, dict(answer.outputs), str(answer.error)) == ("3", {}, "wrong")
+
+
+def test_the_question_for_the_maximum_shares_the_time_too():
+    def slow(step):
+        driver.now += 4.0
+        return doubling(4)(step)
+
+    driver = Driver(slow)
+    with pytest.raises(DeadlineExceeded):
+        driver.infer(12, timeout_s=12.0)
+    assert [step.timeout_s for step in driver.asked] == [12.0, 8.0, 4.0]
+
+
+@pytest.mark.parametrize("error", [Unimplemented("no such call"), NotFound("no such model")])
+def test_what_was_wrong_is_said_where_the_maximum_is_not(error):
+    def answer(step):
+        if step.method == "ModelConfig":
+            raise error
+        raise InvalidInput("a mistake")
+
+    with pytest.raises(InvalidInput, match="a mistake"):
+        Driver(answer).infer(10)
+
+
+@pytest.mark.parametrize("timeout_s", [1e12, math.inf])
+def test_a_time_without_an_end_is_one_that_grpc_can_count(timeout_s):
+    driver = Driver(doubling(4))
+    driver.infer(2, timeout_s=timeout_s)
+    assert [step.timeout_s for step in driver.asked] == [LONGEST_S]
+
+
+@pytest.mark.parametrize("call", ["model_ready", "model_metadata", "model_config"])
+@pytest.mark.parametrize(("name", "version"), [(5, ""), ("m", 1), (None, "")])
+def test_a_name_or_version_that_is_no_text_is_refused(call, name, version):
+    driver = Driver(doubling(4))
+    with pytest.raises(InvalidInput, match=r"(model|version) is .*; wanted text"):
+        driver.run(getattr(driver.logic, call)(name, version))
+
+
+@pytest.mark.parametrize("arrays", [[1], {"x": [[1], [1, 2]]}, None])
+def test_inputs_that_are_no_arrays_are_refused(arrays):
+    driver = Driver(doubling(4))
+    with pytest.raises(InvalidInput, match="wanted a"):
+        driver.run(driver.logic.infer("m", arrays, "", (), "", None))

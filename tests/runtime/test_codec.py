@@ -286,6 +286,24 @@ def test_an_object_that_is_no_text_is_refused():
         request_from_arrays({"x": np.array([1], dtype=object)}, model="m")
 
 
+@pytest.mark.parametrize(
+    ("arrays", "fields", "said"),
+    [
+        ([np.zeros(1)], {}, "the inputs are a list; wanted arrays by name"),
+        ({"x": [0.0]}, {}, "input 'x' is a list; wanted a NumPy array"),
+        ({1: np.zeros(1)}, {}, "input 0 is 1, a int; wanted text"),
+        ({}, {"model": 5}, "model is 5, a int; wanted text"),
+        ({}, {"version": 1}, "version is 1, a int; wanted text"),
+        ({}, {"request_id": 7}, "request_id is 7, a int; wanted text"),
+        ({}, {"outputs": "y"}, "the outputs are the text 'y'; wanted a list"),
+        ({}, {"outputs": ["y", 3]}, "output 1 is 3, a int; wanted text"),
+    ],
+)
+def test_what_no_request_can_be_made_of_is_refused(arrays, fields, said):
+    with pytest.raises(InvalidInput, match=said):
+        request_from_arrays(arrays, **{"model": "m", **fields})
+
+
 wire_names = st.sampled_from(["FP32", "FP16", "BOOL", "INT8", "INT64", "BYTES", "BF16", "", "X"])
 dims = st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-1, 4), max_size=5)
 
