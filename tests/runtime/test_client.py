@@ -291,7 +291,9 @@ def test_a_time_limit_is_positive(timeout_s):
         Client(timeout_s=timeout_s)
 
 
-@pytest.mark.parametrize("url", ["", "here", "http://127.0.0.1:8001", "a:b", ":8001", "h:1:2", "h:65536"])
+@pytest.mark.parametrize(
+    "url", ["", "here", "http://127.0.0.1:8001", "a:b", ":8001", "h:1:2", "h:65536"]
+)
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(InvalidInput, match="is no address; wanted HOST:PORT"):
         Client(url)
