@@ -223,13 +223,11 @@ def _row(key: Key, before: Numbers | None, now: Numbers, passed: float) -> Row:
 
 def _fell(before: Numbers, now: Numbers) -> bool:
     """Whether a counter is lower than it was, which happens where it began anew."""
-    counts = [(before.sums, now.sums, name) for name in _COUNTERS]
-    counts += [
-        (before.buckets[name], buckets, bound)
+    return any(before.sums.get(name, 0) > now.sums.get(name, 0) for name in _COUNTERS) or any(
+        count > buckets.get(bound, 0)
         for name, buckets in now.buckets.items()
-        for bound in before.buckets.get(name, {})
-    ]
-    return any(old.get(key, 0) > new.get(key, 0) for old, new, key in counts)
+        for bound, count in before.buckets.get(name, {}).items()
+    )
 
 
 def _percentiles_ms(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import grpc
 import pytest
 
@@ -13,6 +16,7 @@ from runtime.errors import Unavailable
 pytestmark = pytest.mark.needs_tool("openssl", "apt-get install openssl")
 
 ONCE = Retry(attempts=1)
+PROGRAM = "import sys; from runtime.cli import main; sys.exit(main())"
 
 
 @pytest.fixture
@@ -97,3 +101,14 @@ def test_a_certificate_of_another_host_is_said(start, transport, certificates):
     server = start(transport, "--tls-cert", files[0], "--tls-key", files[1])
     text = said(server.address, Tls(certificates / "ca.pem"))
     assert text.startswith(f"the certificate of the server at {server.address} is that of another")
+
+
+def test_a_command_says_a_failed_handshake_in_one_line(tls_server, certificates):
+    options = ("--url", tls_server(), "--tls-ca", certificates / "stranger.pem")
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "bench", "linear", *map(str, options)],
+        check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (1, "")
+    (line,) = ran.stderr.splitlines()
+    assert "is not trusted" in line
