@@ -26,7 +26,8 @@ from runtime.tables import console
 
 MOVES_PART = 0.028
 """Of the slots of all layers, new replicas from one window to the next by default: less than
-three in a hundred of what a balancer transfers that begins anew."""
+three in a hundred of what a balancer transfers that begins anew. In a small model that is less
+than one a layer; then it is one."""
 
 _SHOWN: dict[str, Any] = {"show_default": True}
 _LARGEST_MB = 1_000_000
@@ -63,7 +64,7 @@ def _speeds(_ctx: click.Context, _option: click.Parameter, text: str | None) -> 
 @click.option("--memory", type=click.IntRange(min=1),
               help="Replicas a device holds.  [default: its part of all slots]")  # fmt: skip
 @click.option("--moves", type=click.IntRange(min=0),
-              help="Of `ours` between windows.  [default: 2.8 % of the slots]")  # fmt: skip
+              help="Of `ours` between windows.  [default: 2.8 % of the slots, one a layer at least]")  # fmt: skip
 @click.option("--history", type=click.IntRange(min=1), default=3, help="Windows before the first "
               "that is scored.", **_SHOWN)  # fmt: skip
 @click.option("--shares", type=click.Choice([each.value for each in Shares]), default="planned",
@@ -125,7 +126,7 @@ def _setting(trace: Trace, asked: dict[str, Any]) -> Setting:
     )  # fmt: skip
     moves = asked["moves"]
     return Setting(
-        standing, slots, int(MOVES_PART * slots * layers) if moves is None else moves,
+        standing, slots, max(int(MOVES_PART * slots * layers), layers) if moves is None else moves,
         asked["groups"], asked["predicted"], terms,
     )  # fmt: skip
 

@@ -4,7 +4,9 @@ The logarithm of an expert's part of its layer is regressed on what was known on
 earlier: its last value, its mean over the last windows, and that of its layer. One pair of
 weights is fitted to all experts of all layers, so that a few windows are enough, and nothing is
 told about the drift: where load follows the last window, the weight is there; where windows
-scatter about something that stays, it is on the mean.
+scatter about something that stays, it is on the mean. Neither weight is negative and they sum
+to one at most, so that the forecast lies between what was seen and an even load: without that,
+one jump after two windows alike is continued far beyond.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ REMEMBERED = 8
 _TARGETS = 3  # of them the last so many are what the weights are fitted to
 _HALF = 0.5  # count that stands for none
 _STEADY = 1e-3  # ridge, in parts of the variance: decides where windows are all the same
+_EDGES = tuple(  # of the triangle of weights: where each begins, and the way to its end
+    (np.array(begin, dtype=float), np.array(along, dtype=float))
+    for begin, along in (((0, 0), (1, 0)), ((0, 0), (0, 1)), ((0, 1), (1, -1)))
+)
 
 
 @dataclass(frozen=True)
@@ -93,5 +99,20 @@ def _fitted(value: FloatArray) -> tuple[FloatArray, float]:
     came = np.concatenate([value[at].reshape(-1) for at in targets])
     square = known.T @ known
     square += np.eye(2) * (_STEADY * np.trace(square) / 2 + np.finfo(float).tiny)
-    weights = np.linalg.solve(square, known.T @ came)
+    weights = within_bounds(square, known.T @ came)
     return weights, float(np.std(came - known @ weights))
+
+
+def within_bounds(square: FloatArray, right: FloatArray) -> FloatArray:
+    """``[2]`` weights w of least ``w square w / 2 - right w``, none negative, of sum 1 at most."""
+    free = np.asarray(np.linalg.solve(square, right))
+    if free.min() >= 0 and free.sum() <= 1:
+        return free
+    best, least = np.zeros(2), np.inf
+    for begin, along in _EDGES:
+        part = along @ (right - square @ begin) / (along @ square @ along)
+        weights = begin + np.clip(part, 0, 1) * along
+        loss = float(weights @ square @ weights / 2 - right @ weights)
+        if loss < least:
+            best, least = weights, loss
+    return best

@@ -81,3 +81,16 @@ def test_a_file_that_is_no_trace_is_one_line(twinport, tmp_path):
 def test_slots_are_rounded_up_so_that_every_policy_can_place(trace, twinport):
     ran = twinport("experts", "replay", trace, "--devices", "7")
     assert ran.code == 0, ran.err
+
+
+def test_a_small_model_gets_one_move_a_layer_at_least(tmp_path, twinport):
+    file = tmp_path / "small.npz"
+    form = ("--layers", "3", "--experts", "8", "--windows", "8", "--keeps", "0.5")
+    assert twinport("experts", "trace", file, *form).code == 0
+
+    def transfers(*more):
+        ran = twinport("experts", "replay", file, "--devices", "4", "--policy", "ours", "--json",
+                       *more)  # fmt: skip
+        return json.loads(ran.out)["policies"][0]["transfers"]
+
+    assert transfers() == transfers("--moves", "3") > 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import PlacementError
-from runtime.experts.predict import forecast
+from runtime.experts.predict import forecast, within_bounds
 from runtime.experts.traces import drifting, still
 
 
@@ -50,3 +50,29 @@ def test_one_window_is_its_own_forecast():
 def test_what_are_no_counts_is_refused(windows, said):
     with pytest.raises(PlacementError, match=said):
         forecast(windows)
+
+
+def test_a_jump_after_windows_alike_is_not_continued_beyond_what_was_seen():
+    rng = np.random.default_rng(3)
+    one, two = np.exp(rng.standard_normal((2, 3, 8)))
+    windows = [rng.poisson(800 * each) for each in (one, one, two)]
+    expected = forecast(np.stack(windows)).load
+    error = np.abs(np.log(expected) - np.log(windows[-1] + 0.5)).mean()
+    assert error < np.abs(np.log(windows[0] + 0.5) - np.log(windows[-1] + 0.5)).mean()
+
+
+def test_the_weights_of_the_forecast_are_the_best_within_their_bounds():
+    rng = np.random.default_rng(4)
+    part = np.linspace(0, 1, 201)
+    grid = np.array([(a, b) for a in part for b in part if a + b <= 1 + 1e-12])
+    for _ in range(50):
+        known = rng.standard_normal((6, 2))
+        square, right = known.T @ known, 2 * rng.standard_normal(2)
+        found = within_bounds(square, right)
+        assert found.min() >= 0
+        assert found.sum() <= 1 + 1e-12
+
+        def loss(weights, square=square, right=right):
+            return ((weights @ square) * weights).sum(-1) / 2 - weights @ right
+
+        assert loss(found) <= loss(grid).min() + 1e-9
