@@ -17,8 +17,11 @@ from runtime.commands.experts_stats import stats_command
 from runtime.commands.plotting import plotting
 from runtime.errors import UsageProblem
 from runtime.experts.devices import Devices, equal_devices
+from runtime.experts.link_files import read_links
+from runtime.experts.link_prices import TOKEN_US
+from runtime.experts.model import StepModel
 from runtime.experts.policies import POLICIES, Setting
-from runtime.experts.replay import Replayed, Reward, Shares, replay
+from runtime.experts.replay import BATCH, Replayed, Reward, Shares, replay
 from runtime.experts.terms import Terms
 from runtime.experts.trace import Trace, read_trace, write_trace
 from runtime.experts.traces import drifting, gini_of, jumping, still, zipf_popularity
@@ -64,7 +67,8 @@ def _speeds(_ctx: click.Context, _option: click.Parameter, text: str | None) -> 
 @click.option("--memory", type=click.IntRange(min=1),
               help="Replicas a device holds.  [default: its part of all slots]")  # fmt: skip
 @click.option("--moves", type=click.IntRange(min=0),
-              help="Of `ours` between windows.  [default: 2.8 % of the slots, one a layer at least]")  # fmt: skip
+              help="Of `ours` between windows.  [default: 2.8 % of the slots, one a layer at "
+              "least]")  # fmt: skip
 @click.option("--history", type=click.IntRange(min=1), default=3, help="Windows before the first "
               "that is scored.", **_SHOWN)  # fmt: skip
 @click.option("--shares", type=click.Choice([each.value for each in Shares]), default="planned",
@@ -77,26 +81,36 @@ def _speeds(_ctx: click.Context, _option: click.Parameter, text: str | None) -> 
               "mean levels.", **_SHOWN)  # fmt: skip
 @click.option("--touch", type=float, default=0.0, help="Price for a device without experts called "
               "together.", **_SHOWN)  # fmt: skip
+@click.option("--links", type=click.Path(path_type=Path), help="What a token takes from each "
+              "source to each device, in microseconds: .json, .npy or .npz.")  # fmt: skip
+@click.option("--token-us", type=float, default=TOKEN_US, help="One token through one expert, in "
+              "microseconds.", **_SHOWN)  # fmt: skip
 @click.option("--replica-price", type=float, default=0.0, help="Price of a replica of every "
               "expert.", **_SHOWN)  # fmt: skip
 @click.option("--replica-mb", type=float, default=44.0, help="Weights of one.", **_SHOWN)
+@click.option("--batch", type=click.IntRange(min=1), default=BATCH, help="Tokens for which "
+              "touched devices are counted.", **_SHOWN)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw load before and after.")
 def replay_command(
-    trace: Path, policies: Sequence[str], shares: str, history: int, as_json: bool,
-    plot: Path | None, **asked: Any,
+    trace: Path, policies: Sequence[str], shares: str, history: int, batch: int,
+    as_json: bool, plot: Path | None, **asked: Any,
 ) -> None:  # fmt: skip
     """Replay TRACE, a file of windows of counts, each scored on a placement made before it.
 
     All policies see past windows only, and place anew before each. Balance is 1 less the
     standard deviation over the mean of device levels; step times come from a model, not from
-    a machine.
+    a machine. A batch touches so many devices in a layer, as expected, and so much of the
+    companions of a token's expert lies apart from it.
     """
     draw = plotting(plot, "--plot", "replay_figure")
     read = read_trace(trace)
     setting = _setting(read, asked)
+    model = StepModel(token_us=asked["token_us"])
     done = [
-        replay(read, name, setting, shares=Shares(shares), history=history)
+        replay(
+            read, name, setting, shares=Shares(shares), history=history, model=model, batch=batch
+        )
         for name in policies or POLICIES
     ]
     if as_json:
@@ -123,6 +137,7 @@ def _setting(trace: Trace, asked: dict[str, Any]) -> Setting:
     terms = Terms(
         asked["off_home"], asked["touch"], asked["replica_price"],
         int(asked["replica_mb"] * 1e6), None, trace.together,
+        None if asked["links"] is None else read_links(asked["links"], asked["token_us"]),
     )  # fmt: skip
     moves = asked["moves"]
     return Setting(
@@ -141,8 +156,11 @@ def record_of(done: Replayed) -> dict[str, Any]:
         "max_over_mean": done.mean("max_over_mean"),
         "step_ms_p50": done.step_ms(50),
         "step_ms_p99": done.step_ms(99),
+        "link_ms": done.link_ms,
         "utilization": done.utilization,
         "off_home": done.off_home,
+        "touched": done.mean("touched"),
+        "apart": done.apart,
         "transfers": done.moved,
         "transfer_gb": done.moved * done.replica_bytes / 1e9,
         "reward": done.reward(Reward()),
@@ -160,7 +178,7 @@ def table_of(done: Sequence[Replayed]) -> Table:
     )  # fmt: skip
     table.add_column("policy")
     for heading in ("balance", "max/mean", "step p50", "p99 ms", "used", "off home",
-                    "transfers", "GB", "reward", "plan ms"):  # fmt: skip
+                    "touched", "apart", "transfers", "GB", "reward", "plan ms"):  # fmt: skip
         table.add_column(heading, justify="right", no_wrap=True)
     for each in done:
         record = record_of(each)
@@ -172,6 +190,8 @@ def table_of(done: Sequence[Replayed]) -> Table:
             f"{record['step_ms_p99']:.2f}",
             f"{record['utilization']:.1%}",
             f"{record['off_home']:.1%}",
+            f"{record['touched']:.2f}",
+            "-" if record["apart"] is None else f"{record['apart']:.1%}",
             f"{record['transfers']:,}",
             f"{record['transfer_gb']:,.1f}",
             f"{record['reward']:.3f}",

@@ -56,10 +56,13 @@ def routing_of(client: _Asks, model: str, arrays: Mapping[str, Array]) -> Iterat
 @connecting
 @click.option("--window", type=click.IntRange(min=1), default=100, show_default=True,
               help="Requests of a window.")  # fmt: skip
+@click.option("--top-k", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Experts that the model sends a token to.")  # fmt: skip
 @click.option("--timeout", "timeout_s", default=60.0, help="Seconds for a request.")
 def record_command(
-    file: Path, model: str, inputs: Path, connection: Connection, window: int, timeout_s: float
-) -> None:
+    file: Path, model: str, inputs: Path, connection: Connection, window: int, top_k: int,
+    timeout_s: float,
+) -> None:  # fmt: skip
     """Send each row of INPUTS to MODEL and write which experts it called to FILE (.npz).
 
     INPUTS is a .npy file, a .npz file with an array for each input, or JSON. The rows are
@@ -70,7 +73,7 @@ def record_command(
     ) as client:
         prepared = read_inputs(inputs, client.model_metadata(model))
         loads = [load for each in prepared for load in routing_of(client, model, each.arrays)]
-    trace = trace_from_answers(loads, window, f"{model}, recorded")
+    trace = trace_from_answers(loads, window, f"{model}, recorded", top_k)
     write_trace(file, trace)
     windows, layers, experts = trace.counts.shape
     click.echo(

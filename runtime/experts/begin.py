@@ -78,7 +78,7 @@ def _laid(
     if spare < outlook.devices - 1:
         return _woven(outlook, devices, bounds.replicas - layers * experts, places)
     keys, amount = _poured(outlook, devices, min(spare, outlook.devices), places)
-    if devices.equal and outlook.price is None:
+    if np.all(outlook.speed == outlook.speed[0]) and outlook.price is None:
         return _made_exact(keys, amount, outlook, experts + spare)
     return keys, amount
 
@@ -199,7 +199,7 @@ def _renamed(
     layer = keys // (count * experts)
     held = np.bincount(layer * count + keys % count, minlength=layers * count)
     node = np.zeros(count) if outlook.price is None else devices.node
-    alike = np.stack((devices.speed, devices.memory, node))
+    alike = np.stack((outlook.speed, devices.memory, node))
     kind = np.unique(alike, axis=1, return_inverse=True)[1].reshape(-1)
     name = level_labels(held.reshape(layers, count), kind)
     renamed = keys // count * count + name[layer, keys % count]

@@ -57,18 +57,8 @@ def cost_of(keys: IntArray, amount: FloatArray, outlook: Outlook, memory: float)
         outlook: Load, speeds, weights and prices.
         memory: What one replica of every expert costs.
     """
-    layers, experts = outlook.load.shape
-    layer = keys // (outlook.devices * experts)
-    place = layer * outlook.devices + keys % outlook.devices
-    level = np.bincount(place, amount, minlength=layers * outlook.devices)
-    highest = (level.reshape(layers, -1) / outlook.speed).max(1)
-    price = outlook.price_of(keys)
-    paid = 0.0 if price is None else float(np.sum(price * amount * outlook.weight[layer]))
-    return Cost(
-        float(np.mean(highest * outlook.weight)),
-        paid / (layers * outlook.devices),
-        memory * len(keys) / (layers * experts),
-    )
+    highest, links, paid = (outlook.costs(keys, amount) * outlook.weight).mean(1)
+    return Cost(float(highest), float(paid), memory * len(keys) / outlook.load.size, float(links))
 
 
 def lower_bound(outlook: Outlook, bounds: Bounds, memory: float, current: IntArray | None) -> float:
@@ -78,6 +68,8 @@ def lower_bound(outlook: Outlook, bounds: Bounds, memory: float, current: IntArr
     and places. And from a current placement: an expert whose replicas are all among some
     devices stays there unless it gets a new one, so with m moves those devices keep all such
     load but that of the m heaviest; what the layers need most is the best split of the moves.
+    Links add at least what the slowest takes if they alone are levelled, and with compute at
+    least what both take if loads can be divided at will.
 
     Args:
         outlook: Load, speeds and weights.
@@ -87,12 +79,15 @@ def lower_bound(outlook: Outlook, bounds: Bounds, memory: float, current: IntArr
     """
     layers, experts = outlook.load.shape
     copies = min(outlook.devices, 1 + bounds.replicas - layers * experts)
-    fastest = -np.sort(-outlook.speed)[:copies].sum()
-    least = np.maximum(1.0, outlook.load.max(1) / fastest)  # [layers]
+    fastest = -np.sort(-outlook.pace)[:copies].sum()
+    both, link = (1.0, 0.0) if outlook.links is None else (
+        outlook.links.least, outlook.links.least_link
+    )  # fmt: skip
+    least = np.maximum(both, np.maximum(1.0, outlook.load.max(1) / fastest) + link)  # [layers]
     compute = least * outlook.weight
     if current is not None and bounds.moves < layers * experts:
         kept = _kept_levels(current, outlook, bounds.moves)  # [layers, moves + 1]
-        floor = np.maximum(kept, least[:, None]) * outlook.weight[:, None]
+        floor = np.maximum(kept + link, least[:, None]) * outlook.weight[:, None]
         compute = _best_split(floor, bounds.moves)
     return float(np.mean(compute)) + memory
 
@@ -108,11 +103,11 @@ def _kept_levels(keys: IntArray, outlook: Outlook, moves: int) -> FloatArray:
     place = layer * devices + keys % devices
     even = (outlook.load.reshape(-1)[group[first]] / count).repeat(count)
     level = np.bincount(place, even, minlength=layers * devices).reshape(layers, -1)
-    order = np.argsort(-level / outlook.speed, axis=1, kind="stable")
+    order = np.argsort(-level / outlook.pace, axis=1, kind="stable")
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.arange(devices)[None].repeat(layers, 0), axis=1)
     furthest = np.maximum.reduceat(rank.reshape(-1)[place], first).reshape(layers, experts)
-    speed = np.cumsum(outlook.speed[order], axis=1)
+    speed = np.cumsum(outlook.pace[order], axis=1)
     kept = np.zeros((layers, min(moves, experts) + 1))
     for size in (each for each in _HOTTEST if each < devices):
         confined = np.where(furthest < size, outlook.load, 0.0)

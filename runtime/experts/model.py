@@ -14,6 +14,7 @@ import numpy as np
 from runtime.errors import PlacementError
 from runtime.experts.arrays import FloatArray
 from runtime.experts.devices import Devices
+from runtime.experts.link_prices import TOKEN_US
 from runtime.experts.placement import Placement
 from runtime.experts.terms import Terms
 from runtime.tensors import Array
@@ -34,7 +35,7 @@ class StepModel:
         PlacementError: A value is not above 0.
     """
 
-    token_us: float = 0.18
+    token_us: float = TOKEN_US
     replica_us: float = 15.0
     token_bytes: int = 3 * 7168
     near_gbps: float = 160.0
@@ -42,7 +43,7 @@ class StepModel:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value > 0:
+            if not 0 < value < float("inf"):
                 raise PlacementError(f"{name} is {value}; give a value above 0")
 
 
@@ -70,14 +71,18 @@ def step_of(
 
     In a layer the devices compute side by side; a device takes as long as its tokens take to
     compute or its weights take to read. Then the slowest link decides. Tokens of experts
-    computed on their home node go over near links, others over far ones.
+    computed on their home node go over near links, others over far ones; where the terms have
+    links, these say what a token takes to its device.
 
     Args:
         placement: Where experts are, and their shares.
         counts: ``[layers, experts]`` tokens.
         devices: Speeds and nodes.
         model: What things cost.
-        terms: Says the home nodes.
+        terms: Says the home nodes and the links.
+
+    Raises:
+        PlacementError: The links are for another number of devices.
     """
     layers, experts = counts.shape
     amount = counts.reshape(-1)[placement.group] * placement.share
@@ -92,8 +97,12 @@ def step_of(
     compute = summed(amount) * model.token_us / devices.pace
     read = summed((amount > 0).astype(float)) * model.replica_us
     busy = np.maximum(compute, read).max(1)  # [layers] us
-    us_per_byte = np.where(away, 1e-3 / model.far_gbps, 1e-3 / model.near_gbps)
-    link = summed(amount * model.token_bytes * us_per_byte).max(1)
+    if terms.links is None:
+        us_per_byte = np.where(away, 1e-3 / model.far_gbps, 1e-3 / model.near_gbps)
+        sent = summed(amount * model.token_bytes * us_per_byte)
+    else:
+        sent = summed(amount) * terms.links.us_to(devices.count)
+    link = sent.max(1)
     ideal = float(counts.sum()) * model.token_us / devices.count
     total = float(counts.sum())
     return Step(

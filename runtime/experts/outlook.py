@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.experts.arrays import BoolArray, FloatArray, IntArray
+from runtime.experts.link_prices import Suited
 
 _LEAST_SHARED = 0.1  # of what shared experts carry, that stays with them under stress
 
@@ -18,11 +19,12 @@ class Outlook:
     Attributes:
         load: ``[layers, experts]`` predicted; each layer sums to the number of devices, so
             that the mean level of devices is 1.
-        speed: ``[devices]`` of mean 1.
+        speed: ``[devices]`` of mean 1; with links, what each should take.
         weight: ``[layers]`` how often a layer is called, of mean 1.
         spread: Standard deviation of the logarithm of what comes over what is predicted.
         price: ``[layers, experts, devices]`` level that a token pays for a device beside the
             device's own; None where nothing costs.
+        links: Links of the devices; None where there are none.
     """
 
     load: FloatArray
@@ -30,6 +32,12 @@ class Outlook:
     weight: FloatArray
     spread: float = 0.0
     price: FloatArray | None = None
+    links: Suited | None = None
+
+    @property
+    def pace(self) -> FloatArray:
+        """``[devices]`` speed without links."""
+        return self.speed if self.links is None else self.links.pace
 
     @property
     def devices(self) -> int:
@@ -39,6 +47,26 @@ class Outlook:
     def price_of(self, keys: IntArray) -> FloatArray | None:
         """``[replicas]`` level that a token pays for each replica."""
         return None if self.price is None else self.price.reshape(-1)[keys]
+
+    def costs(self, keys: IntArray, amount: FloatArray) -> FloatArray:
+        """``[3, layers]`` highest level, slowest link and price of the mean token.
+
+        Args:
+            keys: ``[replicas]`` as in ``Placement``.
+            amount: ``[replicas]`` load of each.
+        """
+        layers, experts = self.load.shape
+        layer = keys // (self.devices * experts)
+        place = layer * self.devices + keys % self.devices
+        level = np.bincount(place, amount, minlength=layers * self.devices).reshape(layers, -1)
+        found = np.zeros((3, layers))
+        found[0] = (level / self.pace).max(1)
+        if self.links is not None:
+            found[1] = (level * self.links.price).max(1)
+        price = self.price_of(keys)
+        if price is not None:
+            found[2] = np.bincount(layer, price * amount, minlength=layers) / self.devices
+        return found
 
     def stressed(self, keys: IntArray, deviations: float) -> FloatArray:
         """The load with experts that cannot be shared heavier, and the others lighter.

@@ -17,6 +17,7 @@ from runtime.experts.certificate import Certificate, cost_of, lower_bound
 from runtime.experts.devices import Devices
 from runtime.experts.flows import MOST_DEVICES, rearranged
 from runtime.experts.limits import bounds_for, check_form
+from runtime.experts.link_prices import suited
 from runtime.experts.moves import improved, within
 from runtime.experts.outlook import Outlook
 from runtime.experts.placement import Placement
@@ -56,7 +57,7 @@ def plan(
             one that needs more replicas gets more.
         current: The placement to change.
         moves: New replicas at most, over all layers; any number by default.
-        terms: Prices of communication and memory.
+        terms: Links, and prices of communication and memory.
         search: How long to look for moves.
 
     Raises:
@@ -85,7 +86,7 @@ def reshare(placement: Placement, load: Array, devices: Devices, terms: Terms = 
         placement: The replicas.
         load: ``[layers, experts]`` tokens to share.
         devices: The devices.
-        terms: Prices of communication.
+        terms: Links and prices of communication.
 
     Raises:
         PlacementError: The forms do not go together.
@@ -106,7 +107,10 @@ def outlook_of(
     load = load * (devices.count / load.sum(1, keepdims=True))
     weight = total[:, 0] / total.mean() if total.any() else np.ones(len(total))
     price = terms.prices(current, load, devices)
-    return Outlook(load, devices.pace, weight, expected.spread, price)
+    if terms.links is None:
+        return Outlook(load, devices.pace, weight, expected.spread, price)
+    links = suited(terms.links, devices.pace)
+    return Outlook(load, links.speed, weight, expected.spread, price, links)
 
 
 def _changed(

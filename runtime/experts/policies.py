@@ -53,7 +53,13 @@ def _none(past: Array, current: Placement | None, setting: Setting) -> Placement
 
 
 def _threshold(past: Array, current: Placement | None, setting: Setting) -> Placement:
-    return place_by_threshold(past[-1], setting.devices.count, setting.slots)
+    count, links = setting.devices.count, setting.terms.links
+    if links is None:
+        return place_by_threshold(past[-1], count, setting.slots)
+    # As the rule has it: what experts cost that are where a server begins with them.
+    experts = np.arange(past.shape[2])
+    paid = past[-1] * links.us_to(count)[experts * count // past.shape[2]]
+    return place_by_threshold(past[-1], count, setting.slots, paid)
 
 
 def _eplb(past: Array, current: Placement | None, setting: Setting) -> Placement:

@@ -14,11 +14,15 @@ import numpy as np
 
 from runtime.errors import PlacementError
 from runtime.experts.arrays import FloatArray
+from runtime.experts.company import apart_of, touched_by
 from runtime.experts.model import Step, StepModel, step_of
 from runtime.experts.placement import Placement
 from runtime.experts.plan import reshare
 from runtime.experts.policies import POLICIES, Setting
 from runtime.experts.trace import Trace
+
+BATCH = 8
+"""Tokens of a batch, of which it is said how many devices it goes to."""
 
 
 class Shares(StrEnum):
@@ -57,6 +61,9 @@ class Window:
         step: Its time.
         moved: Replicas that were new on their device.
         plan_s: Seconds that the policy took.
+        touched: Devices that a batch goes to in a layer, as expected.
+        apart: Part of the companions of a token's expert that is on other devices; None
+            where the trace does not say who is called together.
     """
 
     balance: float
@@ -64,6 +71,8 @@ class Window:
     step: Step
     moved: int
     plan_s: float
+    touched: float
+    apart: float | None
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ class Replayed:
     tokens: int
 
     def mean(self, name: str) -> float:
-        """Mean of ``balance``, ``max_over_mean``, ``moved`` or ``plan_s`` over windows."""
+        """Mean of ``balance``, ``max_over_mean``, ``moved``, ``touched`` or ``plan_s``."""
         return float(np.mean([getattr(window, name) for window in self.windows]))
 
     @property
@@ -111,6 +120,11 @@ class Replayed:
         return float(np.percentile([window.step.ms for window in self.windows], percent))
 
     @property
+    def link_ms(self) -> float:
+        """Mean part of a step that its slowest links take."""
+        return float(np.mean([window.step.link_ms for window in self.windows]))
+
+    @property
     def utilization(self) -> float:
         """Part of the devices' time in which they compute."""
         ideal = sum(window.step.ideal_ms for window in self.windows)
@@ -120,6 +134,12 @@ class Replayed:
     def off_home(self) -> float:
         """Part of the tokens computed outside of their expert's home node."""
         return float(np.mean([window.step.off_home for window in self.windows]))
+
+    @property
+    def apart(self) -> float | None:
+        """Mean over windows; None where nobody counted who is called together."""
+        found = [window.apart for window in self.windows if window.apart is not None]
+        return float(np.mean(found)) if found else None
 
     def reward(self, weights: Reward) -> float:
         """The source's reward."""
@@ -141,6 +161,7 @@ def replay(
     shares: Shares = Shares.PLANNED,
     history: int = 3,
     model: StepModel = StepModel(),  # noqa: B008 - frozen
+    batch: int = BATCH,
 ) -> Replayed:
     """Place for each window on those before it, and score on it.
 
@@ -152,6 +173,7 @@ def replay(
             split equally where they are planned.
         history: Windows before the first that is placed for.
         model: What time is reckoned with.
+        batch: Tokens of which it is said how many devices they go to.
 
     Raises:
         PlacementError: The trace is too short, or the policy cannot place as asked.
@@ -163,6 +185,8 @@ def replay(
             f"history of {history} windows leaves none of {len(trace.counts)} to score; "
             f"give 1 to {len(trace.counts) - 1}"
         )
+    if batch < 1:
+        raise PlacementError(f"batch: there are {batch} tokens; give 1 or more")
     current: Placement | None = None
     scores = []
     for at in range(history, len(trace.counts)):
@@ -177,7 +201,12 @@ def replay(
             used = reshare(placed, counts, setting.devices, setting.terms)
         level = levels(used, counts, setting)
         step = step_of(used, counts, setting.devices, model, setting.terms)
-        scores.append(Window(*balance_of(level), step, moved, seconds))
+        together = trace.together
+        scores.append(Window(
+            *balance_of(level), step, moved, seconds,
+            touched_by(used, counts, batch * trace.top_k),
+            None if together is None else apart_of(used, counts, together),
+        ))  # fmt: skip
     once = POLICIES["none"](trace.counts, None, setting)
     return Replayed(
         policy, trace.name, shares, tuple(scores), levels(once, counts, setting), level,

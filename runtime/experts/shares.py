@@ -22,6 +22,7 @@ from runtime.experts.outlook import Outlook
 STEPS = 32
 """Of the solver; 40 leave less than 1e-4 of the mean level on replicas that chain 64 devices."""
 
+_LESS = (0.5, 0.0)  # parts of the regard for links that are tried, too
 _RESTART = 40
 _PROJECTIONS = 2
 _SIZES = (1, 2, 4, 1 << 30)  # tables hold experts with 2, 3 to 4, and more replicas
@@ -106,9 +107,25 @@ def balanced_amounts(
 
 
 def leveled(keys: IntArray, outlook: Outlook, start: FloatArray | None = None) -> FloatArray:
-    """``balanced_amounts`` of what is expected; ``start`` as there."""
+    """``balanced_amounts`` of what is expected; ``start`` as there.
+
+    Replicas may not let loads flow as links would have it; a layer that costs less with levels
+    that regard them less is levelled so.
+    """
     price = outlook.price_of(keys)
-    return balanced_amounts(keys, outlook.load, outlook.speed, price=price, start=start)
+
+    def levelled(speed: FloatArray) -> FloatArray:
+        return balanced_amounts(keys, outlook.load, speed, price=price, start=start)
+
+    best = levelled(outlook.speed)
+    if outlook.links is None or not outlook.links.held_back:
+        return best
+    layer = keys // (outlook.devices * outlook.load.shape[1])
+    for part in _LESS:
+        amount = levelled(part * outlook.speed + (1 - part) * outlook.links.pace)
+        costs = (outlook.costs(keys, each).sum(0) for each in (amount, best))
+        best = np.where(np.less(*costs)[layer], amount, best)
+    return best
 
 
 def _split(keys: IntArray, load: FloatArray, devices: int) -> _Shared:

@@ -8,7 +8,9 @@ import numpy as np
 
 from runtime.errors import PlacementError
 from runtime.experts.arrays import FloatArray, IntArray
+from runtime.experts.company import company
 from runtime.experts.devices import Devices
+from runtime.experts.link_prices import Links
 from runtime.experts.placement import Placement
 
 
@@ -17,7 +19,8 @@ class Terms:
     """Prices in units of the mean level of devices, and what they are reckoned from.
 
     The cost of a placement is the highest level of each layer, weighted by how often the
-    layer is called, plus what tokens pay for devices, plus what replicas cost.
+    layer is called, plus the slowest link of each in the same unit, plus what tokens pay for
+    devices, plus what replicas cost.
 
     Attributes:
         off_home: What a token pays for a device outside of its expert's home node.
@@ -28,6 +31,7 @@ class Terms:
         home: ``[layers, experts]`` home node; experts side by side by default.
         together: ``[layers, experts, experts]`` how often two experts are called together;
             needed where ``touch`` is above 0.
+        links: What tokens take on their way to devices; nothing by default.
 
     Raises:
         PlacementError: A price is negative, or ``touch`` lacks what it is reckoned from.
@@ -39,6 +43,7 @@ class Terms:
     replica_bytes: int = 0
     home: IntArray | None = None
     together: FloatArray | None = None
+    links: Links | None = None
 
     def __post_init__(self) -> None:
         for name in ("off_home", "touch", "memory", "replica_bytes"):
@@ -76,23 +81,10 @@ class Terms:
             home = self.homes(layers, experts, devices.nodes)
             price = self.off_home * (home[:, :, None] != devices.node).astype(float)
         if self.touch and placement is not None:
-            alone = self.touch * (1 - self._company(placement))
+            assert self.together is not None
+            alone = self.touch * (1 - company(placement, self.together))
             price = alone if price is None else price + alone
         return price
-
-    def _company(self, placement: Placement) -> FloatArray:
-        """``[layers, experts, devices]`` part of an expert's companions that is on a device."""
-        assert self.together is not None
-        form = (placement.layers, placement.experts, placement.devices)
-        if self.together.shape != (*form[:2], form[1]):
-            raise PlacementError(
-                f"together has shape {list(self.together.shape)}; wanted {[*form[:2], form[1]]}"
-            )
-        pairs = self.together * (1 - np.eye(form[1]))
-        pairs = pairs / np.maximum(pairs.sum(2, keepdims=True), 1e-300)
-        share = np.zeros(form)
-        share.reshape(-1)[placement.keys] = placement.share
-        return np.asarray(pairs @ share)
 
 
 FREE = Terms()
@@ -107,13 +99,15 @@ class Cost:
         compute: Highest level of a layer, weighted mean over layers; 1 at best.
         communication: What a token pays for its device on average.
         memory: What replicas cost.
+        links: What the slowest link of a layer takes, weighted mean over layers.
     """
 
     compute: float
     communication: float
     memory: float
+    links: float = 0.0
 
     @property
     def total(self) -> float:
         """The objective."""
-        return self.compute + self.communication + self.memory
+        return self.compute + self.links + self.communication + self.memory

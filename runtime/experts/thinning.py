@@ -8,7 +8,7 @@ from runtime.experts.arrays import FloatArray, IntArray
 from runtime.experts.certificate import cost_of
 from runtime.experts.moves import dispensable
 from runtime.experts.outlook import Outlook
-from runtime.experts.shares import balanced_amounts
+from runtime.experts.shares import leveled
 
 _PARTS = (1, 2, 4, 8, 16)
 """All candidates are tried at once, then half of them, and so on."""
@@ -34,9 +34,7 @@ def thinned(
         at = at[np.argsort(worth, kind="stable")]
         for part in _PARTS:
             kept = np.delete(keys, at[: -(-len(at) // part)])
-            again = balanced_amounts(
-                kept, outlook.load, outlook.speed, price=outlook.price_of(kept)
-            )
+            again = leveled(kept, outlook)
             less = cost_of(kept, again, outlook, memory).total
             if len(at) and less < cost:
                 keys, amount, cost = kept, again, less

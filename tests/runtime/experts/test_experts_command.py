@@ -39,6 +39,8 @@ def test_json_has_every_metric_and_the_picture_is_drawn(trace, twinport, tmp_pat
     assert {"utilization", "off_home", "transfers", "transfer_gb", "reward", "plan_ms"} < set(
         record
     )
+    assert 1 < record["touched"] <= 8
+    assert record["apart"] is None
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -61,6 +63,9 @@ def test_every_kind_of_trace_can_be_replayed(kind, tmp_path, twinport):
         (["--speed", "1,fast"], 2, "no list of numbers"),
         (["--speed", "1,2"], 1, "there are 2 speeds"),
         (["--plot", "levels.gif"], 1, "another ending"),
+        (["--batch", "0"], 2, "--batch"),
+        (["--token-us", "nan"], 1, "token_us is nan; give a value above 0"),
+        (["--links", "nowhere.json"], 1, "there are no links nowhere.json"),
         (["--policy", "best"], 2, "'best' is not one of"),
     ],
 )
@@ -94,3 +99,43 @@ def test_a_small_model_gets_one_move_a_layer_at_least(tmp_path, twinport):
         return json.loads(ran.out)["policies"][0]["transfers"]
 
     assert transfers() == transfers("--moves", "3") > 0
+
+
+def test_links_from_a_file_are_planned_for_and_timed(trace, twinport, tmp_path):
+    file = tmp_path / "links.json"
+    file.write_text(json.dumps([[0.1] * 7 + [2.0]]))
+
+    def record(*more):
+        ran = twinport("experts", "replay", trace, "--devices", "8", "--json", *more)
+        assert ran.code == 0, ran.err
+        return {each["policy"]: each for each in json.loads(ran.out)["policies"]}
+
+    linked = record("--links", file)
+    assert linked["ours"]["link_ms"] < 0.5 * linked["eplb"]["link_ms"]
+    assert linked["ours"]["step_ms_p50"] < linked["eplb"]["step_ms_p50"]
+    slow = record("--links", file, "--token-us", "18")
+    assert slow["eplb"]["link_ms"] == linked["eplb"]["link_ms"]
+    assert slow["eplb"]["step_ms_p50"] > linked["eplb"]["step_ms_p50"]
+    other = twinport("experts", "replay", trace, "--devices", "4", "--links", file)
+    assert (other.code, other.out, other.err.count("\n")) == (1, "", 1)
+    assert "links: the shape is [1, 8], for 8 devices; there are 4" in other.err
+
+
+def test_touched_and_apart_have_columns_and_apart_is_a_dash_where_nobody_counted(
+    trace, twinport, tmp_path
+):
+    def last_row(file):
+        ran = twinport("experts", "replay", file, "--devices", "8", "--policy", "none")
+        head, row = (
+            line for line in ran.out.splitlines() if line.strip().startswith(("policy", "none"))
+        )
+        at = head.index("touched"), head.index("apart") + len("apart")
+        return row[slice(*at)].split()
+
+    assert last_row(trace)[1] == "-"
+    with np.load(trace) as read:
+        arrays = dict(read)
+    np.savez(tmp_path / "pairs.npz", **arrays, together=np.ones((3, 32, 32)))
+    touched, apart = last_row(tmp_path / "pairs.npz")
+    assert 1 < float(touched) < 8
+    assert apart == "90.3%"  # 28 of 31 companions
