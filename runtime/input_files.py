@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.array_files import load_arrays
 from runtime.client_wire import ServedModel
 from runtime.errors import InvalidInput, NotFound, with_article
 from runtime.preprocess import array_from_image, read_image, rows_for
@@ -71,14 +71,8 @@ def _from_picture(path: Path, model: ServedModel, invert: bool) -> dict[str, Arr
 
 
 def _from_numpy(path: Path, model: ServedModel) -> dict[str, Array]:
-    try:
-        with path.open("rb") as file:  # NumPy leaves a file open that is no archive
-            loaded: Any = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return {_only_input(path, model).name: loaded}
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
-        raise InvalidInput(f"{path} cannot be read as NumPy's {path.suffix}: {error}") from error
+    loaded = load_arrays(path)
+    return loaded if isinstance(loaded, dict) else {_only_input(path, model).name: loaded}
 
 
 def _from_json(path: Path, model: ServedModel) -> list[Prepared]:

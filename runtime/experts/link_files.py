@@ -8,13 +8,13 @@ A matrix ``[sources, devices]`` of microseconds a token, alone or as ``us_per_to
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from runtime.array_files import load_arrays
 from runtime.errors import InvalidInput, NotFound
 from runtime.experts.arrays import FloatArray
 from runtime.experts.link_prices import TOKEN_US, Links
@@ -52,23 +52,12 @@ def read_links(path: Path, token_us: float = TOKEN_US) -> Links:
 
 
 def _parsed(path: Path) -> Any:
+    if path.suffix != ".json":
+        return load_arrays(path)
     try:
-        if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
-        with path.open("rb") as file:  # NumPy leaves a file open that is no archive
-            loaded: Any = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            return {name: loaded[name] for name in loaded.files}
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        RecursionError,
-        SyntaxError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise InvalidInput(f"{path} cannot be read as {path.suffix}: {error}") from error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{path} cannot be read as .json: {error}") from error
 
 
 def _numbers(value: Any, path: Path, name: str) -> FloatArray:

@@ -22,6 +22,8 @@ from runtime.experts.links import LinkCosts
 TOKEN_US = 0.18
 """One token through one expert on a device of mean speed, see ``model.py``."""
 
+_MOST_US = 1e9
+_LEAST_TOKEN_US = 1e-9
 _LEAST_PART = 0.05  # of its pace that a device keeps, so that the solver's steps stay long
 
 
@@ -54,11 +56,14 @@ class Links:
             (np.isnan(self.us), "is not a number; wanted microseconds a token"),
             (self.us < 0, "is negative; wanted microseconds a token, 0 or more"),
             (np.isinf(self.us), "is without end: the device cannot be reached; leave it out"),
+            (self.us > _MOST_US, f"is above {_MOST_US:g} microseconds a token"),
         ):
             if np.any(bad):
                 raise PlacementError(f"links: {_first(bad)} {what}")
-        if not 0 < self.token_us < float("inf"):
-            raise PlacementError(f"token_us is {self.token_us}; give a value above 0")
+        if not _LEAST_TOKEN_US <= self.token_us <= _MOST_US:
+            raise PlacementError(
+                f"token_us is {self.token_us}; give {_LEAST_TOKEN_US:g} to {_MOST_US:g}"
+            )
         self._check_weight()
 
     def _check_weight(self) -> None:
@@ -70,7 +75,7 @@ class Links:
                 f"wanted one for each of {len(self.us)} sources"
             )
         good = np.isfinite(self.weight) & (self.weight >= 0)
-        if not (np.all(good) and self.weight.sum() > 0):
+        if not (np.all(good) and self.weight.max() > 0):
             raise PlacementError(
                 "links: weights of sources are negative, not finite or all 0; wanted the tokens "
                 "that come from each"
@@ -101,7 +106,8 @@ class Links:
                 f"links: the shape is {list(self.us.shape)}, for {self.us.shape[1]} devices; "
                 f"there are {devices}"
             )
-        return np.asarray(np.average(self.us, axis=0, weights=self.weight))
+        weight = None if self.weight is None else self.weight / self.weight.max()
+        return np.asarray(np.average(self.us, axis=0, weights=weight))
 
 
 @dataclass(frozen=True)
@@ -124,9 +130,8 @@ class Suited:
     @property
     def least_link(self) -> float:
         """The slowest link alone, at best."""
-        if not np.all(self.price > 0):
-            return 0.0
-        return float(len(self.price) / np.sum(1 / self.price))
+        least = self.price.min()
+        return float(len(self.price) * least / np.sum(least / self.price)) if least > 0 else 0.0
 
     @property
     def held_back(self) -> bool:

@@ -11,13 +11,12 @@ import io
 import logging
 import os
 import threading
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from runtime.array_files import BROKEN
 from runtime.errors import InvalidInput
 from runtime.experts.feed import LoadFeed
 from runtime.experts.load import ExpertLoad
@@ -121,7 +120,7 @@ def _restore(load: ExpertLoad, path: Path) -> None:
             load.restore({name: file[name] for name in file.files})
     except FileNotFoundError:
         return
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, InvalidInput) as error:
+    except (*BROKEN, InvalidInput) as error:
         logger.warning("%s is not what was kept (%s); the load is counted anew", path, error)
 
 

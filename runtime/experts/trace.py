@@ -10,7 +10,6 @@ The file is NumPy's ``.npz`` (no pickles) with these arrays::
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.array_files import load_arrays
 from runtime.errors import InvalidInput, NotFound, PlacementError
 from runtime.experts.arrays import FloatArray, IntArray
 from runtime.experts.predict import check_counts
@@ -82,16 +82,18 @@ def read_trace(path: Path) -> Trace:
     """
     if not path.is_file():
         raise NotFound(f"there is no trace {path}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InvalidInput(f"{path} is no .npz file of plain arrays: {error}") from error
+    arrays = load_arrays(path)
+    if not isinstance(arrays, Mapping):
+        raise InvalidInput(f"{path} holds one array; wanted an .npz file with counts")
     counts = arrays.get("counts")
     if counts is None or counts.ndim != 3 or counts.dtype.kind not in "iu":
         found = "nothing" if counts is None else f"{counts.dtype} {list(counts.shape)}"
         raise InvalidInput(f"{path}: counts is {found}; wanted integers [windows, layers, experts]")
     together = arrays.get("together")
+    if together is not None and not (
+        together.dtype.kind in "fiub" and np.all(np.isfinite(together) & (together >= 0))
+    ):
+        raise InvalidInput(f"{path}: together is no count of requests; none may be negative")
     return Trace(
         counts.astype(np.int64),
         str(arrays.get("name", path.stem)),

@@ -260,7 +260,7 @@ def test_pickled_arrays_are_never_loaded(shade, twinport, tmp_path):
     np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     ran = twinport("infer", "shade", tmp_path / "x.npy", "--url", shade.url)
     assert ran.code == 1
-    assert "allow_pickle" in ran.err
+    assert "holds no plain arrays" in ran.err
 
 
 def test_a_folder_is_refused(shade, twinport, tmp_path):

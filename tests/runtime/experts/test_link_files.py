@@ -74,5 +74,30 @@ def test_a_file_that_is_not_there_or_broken_is_refused(tmp_path):
     with pytest.raises(NotFound, match="there are no links"):
         read_links(tmp_path / "l.json")
     (tmp_path / "l.npy").write_bytes(b"\x93NUMPY nothing more")
-    with pytest.raises(InvalidInput, match=r"cannot be read as \.npy"):
+    with pytest.raises(InvalidInput, match=r"cannot be read as NumPy's \.npy"):
         read_links(tmp_path / "l.npy")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".json"])
+def test_a_damaged_file_is_refused_in_one_line(tmp_path, suffix):
+    """Bytes are changed anywhere: in archives, in headers, in compressed streams, in numbers."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"l{suffix}"
+    us = rng.random((3, 40))
+    if suffix == ".npz":
+        np.savez_compressed(path, us_per_token=us, weights=np.ones(3))
+    else:
+        saved(path, us.tolist())
+    whole = path.read_bytes()
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for at in rng.integers(0, min(len(whole), rng.choice([150, len(whole)])), 3):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_links(path)
+        except InvalidInput as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 30

@@ -157,6 +157,18 @@ def test_the_rule_of_thresholds_hears_of_the_links():
     assert seen == [16, 20]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("us", "weight", "token_us"),
+    [(1e-320, None, 1), (1, [1e308, 1e308], 1), (1, [1e-320, 0], 1), (1e9, None, 1e-9)],
+)
+def test_the_largest_and_the_least_values_are_planned_with(us, weight, token_us):
+    links = Links(np.full((2, 8), us), None if weight is None else np.array(weight), token_us)
+    sure = plan(LOAD, equal_devices(8, 18), 40, terms=Terms(links=links)).certificate
+    assert sure.cost.links == pytest.approx(us / token_us)
+    assert sure.cost.total == pytest.approx(sure.lower_bound)
+
+
 @pytest.mark.parametrize(
     ("us", "weight", "said"),
     [
@@ -169,6 +181,7 @@ def test_the_rule_of_thresholds_hears_of_the_links():
             None,
             "source 0 to device 0 is without end: the device cannot be reached",
         ),
+        ([[1.0, 1e300]], None, r"source 0 to device 1 is above 1e\+09 microseconds"),
         ([[1.0, 1.0]], [1.0, 2.0], r"weights have shape \[2\]; wanted one for each of 1"),
         ([[1.0, 1.0]], [0.0], "all 0"),
         ([[1.0, 1.0]], [np.nan], "not finite"),
@@ -186,8 +199,9 @@ def test_links_for_other_devices_and_unmeasured_ones_are_refused():
         step_of(
             place_once(1, 4, 2), np.ones((1, 4)), equal_devices(2, 2), StepModel(), terms(1, 1, 1)
         )
-    with pytest.raises(PlacementError, match="token_us is 0"):
-        terms(1, token_us=0)
+    for unfit in (0, -1, 1e-320, 1e300, float("nan")):
+        with pytest.raises(PlacementError, match=r"token_us is .*; give 1e-09 to 1e\+09"):
+            terms(1, token_us=unfit)
     costs = LinkCosts()
     costs.add(np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]))
     with pytest.raises(PlacementError, match="source 0 to device 1 is unknown"):

@@ -21,14 +21,22 @@ def test_files_that_are_no_trace_are_refused(tmp_path):
     with pytest.raises(NotFound, match="there is no trace"):
         read_trace(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(InvalidInput, match=r"no \.npz file"):
+    with pytest.raises(InvalidInput, match="it holds no plain arrays"):
         read_trace(tmp_path / "text.npz")
     np.savez(tmp_path / "floats.npz", counts=np.ones((2, 2, 2)))
     with pytest.raises(InvalidInput, match="counts is float64"):
         read_trace(tmp_path / "floats.npz")
     np.savez(tmp_path / "pickled.npz", counts=np.array([object()]))
-    with pytest.raises(InvalidInput, match=r"no \.npz file of plain arrays"):
+    with pytest.raises(InvalidInput, match="it holds no plain arrays"):
         read_trace(tmp_path / "pickled.npz")
+    for pairs in (-np.ones((1, 2, 2)), np.full((1, 2, 2), np.nan), np.full((1, 2, 2), "x")):
+        np.savez(tmp_path / "pairs.npz", counts=np.ones((2, 1, 2), dtype=int), together=pairs)
+        with pytest.raises(InvalidInput, match="together is no count of requests"):
+            read_trace(tmp_path / "pairs.npz")
+    np.save(tmp_path / "one.npz.npy", np.ones(2))
+    (tmp_path / "one.npz.npy").rename(tmp_path / "one.npz")
+    with pytest.raises(InvalidInput, match="holds one array; wanted"):
+        read_trace(tmp_path / "one.npz")
     with pytest.raises(InvalidInput, match="another ending"):
         write_trace(tmp_path / "t.npy", still(0, 2, np.ones((1, 2))))
 
