@@ -16,6 +16,7 @@ from runtime.experts.filling import (
     pack_whole,
     pour,
 )
+from runtime.experts.flows import MOST_DEVICES, rearranged
 from runtime.experts.moves import improved, within
 from runtime.experts.outlook import Outlook
 from runtime.experts.ring import Ring, copies_within, ring_of
@@ -29,6 +30,11 @@ _PLACES = (2.0, 1.5, 1.0)
 Devices change names from layer to layer; where that does not keep to memory, fewer are taken."""
 _PRICED = 10
 """Moves of a layer after which a ring, which knows no price, suits the prices."""
+_ROUNDS = 4
+"""Of so many moves a layer at most, after which a ring suits devices that are to take unlike
+loads: slow ones hold as many experts as others, but light ones."""
+_LEAST_GAIN = 0.01
+"""Of the cost, for which another round is worth its time."""
 
 
 def begun(
@@ -48,6 +54,30 @@ def begun(
     Returns:
         Keys and amounts, ``[replicas]`` each.
     """
+    keys, amount = _filled(outlook, bounds, devices, search)
+    if outlook.price is not None or np.ptp(outlook.speed) == 0 or devices.count > MOST_DEVICES:
+        return keys, amount
+    cost = _cost_of(keys, amount, outlook)
+    for _ in range(_ROUNDS):
+        moves = replace(bounds, moves=_PRICED * len(outlook.load))
+        changed = rearranged(keys, outlook, moves, search)
+        again = leveled(changed, outlook)
+        before, now = cost, _cost_of(changed, again, outlook)
+        if now < before:
+            keys, amount, cost = changed, again, now
+        if now > (1 - _LEAST_GAIN) * before:
+            break
+    return keys, amount
+
+
+def _cost_of(keys: IntArray, amount: FloatArray, outlook: Outlook) -> float:
+    return float(np.mean(outlook.costs(keys, amount).sum(0) * outlook.weight))
+
+
+def _filled(
+    outlook: Outlook, bounds: Bounds, devices: Devices, search: Search
+) -> tuple[IntArray, FloatArray]:
+    """A ring, light experts beside it, and what is left of the replicas where they help most."""
     for places in _PLACES:
         keys, amount = _renamed(*_laid(outlook, bounds, devices, places), outlook, devices)
         if np.all(np.bincount(keys % devices.count, minlength=devices.count) <= bounds.memory):

@@ -72,6 +72,14 @@ def test_with_places_enough_a_plan_costs_its_lower_bound(us):
     assert sure.cost.total == sure.cost.compute + sure.cost.links
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_with_no_place_to_spare_devices_hard_to_reach_hold_light_experts(seed):
+    load = np.exp(np.random.default_rng(seed).standard_normal((6, 128)))
+    priced = Terms(links=Links(np.array([[0.13] * 12 + [0.86] * 4])))
+    sure = plan(load, equal_devices(16, 6 * 9), 144, terms=priced).certificate
+    assert sure.cost.total < 1.2 * sure.lower_bound
+
+
 def test_links_as_fast_for_all_devices_change_nothing_but_the_cost():
     devices = equal_devices(8, 18)
     free = plan(LOAD, devices, 40)

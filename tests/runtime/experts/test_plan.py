@@ -201,3 +201,13 @@ def test_on_drift_the_next_window_is_levelled_better_than_eplb_does_with_few_tra
     ours = replay(trace, "ours", setting, shares=Shares.LIVE)
     assert ours.excess < 0.7 * theirs.excess
     assert ours.moved < 0.04 * theirs.moved
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_slow_devices_with_as_many_places_as_others_take_light_experts(seed):
+    """Fast devices have no room for all experts, nor are slow ones given what is heavy."""
+    load = np.exp(np.random.default_rng(seed).standard_normal((6, 128)))
+    devices = Devices(np.array([1.0] * 12 + [0.2] * 4), np.full(16, 6 * 9), np.zeros(16, int))
+    made = plan(load, devices, 144)
+    assert (made.placement.held <= devices.memory).all()
+    assert made.certificate.cost.compute < 1.3
