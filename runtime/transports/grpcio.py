@@ -72,6 +72,7 @@ class GrpcioTransport:
         """
         if not self._started:
             return
+        self._started = False
         self._yielding.close()
         end = time.monotonic() + seconds
         with suppress(TimeoutError):
@@ -85,21 +86,26 @@ class GrpcioTransport:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_WR)
             # At once, so that nobody who comes back at once is let in.
-            await self._end(max(end - time.monotonic(), SEND_SECONDS))
+            await self._end()
             # Closed while requests are unread, one would lose answers that are on the way.
             while time.monotonic() < end and any(map(unsent_bytes_of, connections)):
                 await asyncio.sleep(LOOK_SECONDS)
 
-    async def _end(self, seconds: float) -> None:
-        """Let nobody in any more, end the calls that run as cancelled, and take no more events."""
+    async def _end(self) -> None:
+        """Let nobody in any more, end the calls that run as cancelled, and give all of it back.
+
+        The core waits for each connection to end; where one does not, what is left goes with
+        the process.
+        """
         ended = asyncio.Event()
         self._calls.refuse()
         self._server.shutdown(self._pump.queue, lambda _event: ended.set())
         self._server.cancel_all_calls()
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(SEND_SECONDS):
                 await ended.wait()
                 self._server.destroy()
+                self._calls.finish()
                 await self._pump.close()
 
     async def _until_sent(self, end: float, looks: int) -> None:

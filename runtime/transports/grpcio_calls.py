@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Any, cast
 
-from runtime.errors import InvalidInput, TwinportError
+from runtime.errors import InvalidInput, TwinportError, Unavailable
 from runtime.servicer import Call, Servicer
 from runtime.transports.base import details_of, not_served
 from runtime.transports.grpcio_queue import EventPump, core
@@ -20,7 +20,7 @@ from runtime.transports.grpcio_queue import EventPump, core
 AHEAD = 16
 """Calls that the core may announce before it is asked for more."""
 _NEVER = 1e10
-"""Seconds since 1970; a deadline behind it is none."""
+"""Seconds since 1970; a deadline after it is none."""
 _OK = 0
 
 # What can be asked of the core for a call; each object is good for one batch.
@@ -46,6 +46,8 @@ class Calls:
         self._server = server
         self._queue = pump.queue
         self._takes = True
+        self.finished = False
+        """Whether the core takes nothing any more; whoever gives it something ends the process."""
         self._open: set[_Rpc] = set()
         self._one_ended = asyncio.Event()
         kinds = ((_Unary, servicer.unary_methods), (_Stream, servicer.stream_methods))
@@ -62,15 +64,19 @@ class Calls:
         """Take none any more; to be said before the server is shut down."""
         self._takes = False
 
+    def finish(self) -> None:
+        """Send nothing any more; to be said before the queue of events is shut down."""
+        self.finished = True
+
     async def all_left(self) -> None:
-        """Wait for the calls that have begun by now; others may come meanwhile."""
+        """Wait for the calls that are worked on by now; others may come meanwhile."""
         left = set(self._open)
         while left := left & self._open:
             self._one_ended.clear()
             await self._one_ended.wait()
 
     def began(self, rpc: _Rpc) -> None:
-        """A call is there."""
+        """A call is worked on from now on."""
         self._open.add(rpc)
 
     def ended(self, rpc: _Rpc) -> None:
@@ -82,7 +88,7 @@ class Calls:
         self._server.request_call(self._queue, self._queue, self._announced)
 
     def _announced(self, event: Any) -> None:
-        if not event.success:
+        if not event.success or self.finished:
             return  # the server is shut down
         if self._takes:
             self._take_one()
@@ -101,16 +107,17 @@ class _Rpc:
         self._method = method
         self._task: asyncio.Task[None] | None = None
         self._over = False
-        self._started = False
-        calls.began(self)
+        self._has_headers = False
+        """Whether the answer has begun: its initial metadata is sent."""
         self._batch((_close(0),), self._closed)
 
     def begin(self) -> None:
         raise NotImplementedError
 
     def _answer_in_task(self, *payload: bytes) -> None:
-        """Answer; a call that is over before that is cancelled."""
+        """Answer, where the call is not over yet."""
         if not self._over:
+            self._calls.began(self)
             self._task = asyncio.get_running_loop().create_task(self._answer(*payload))
 
     async def _answer(self, *payload: bytes) -> None:
@@ -131,7 +138,7 @@ class _Rpc:
 
     def _end(self, error: TwinportError | None = None, answer: bytes | None = None) -> None:
         """Send the status, and before it the only answer, where there is one."""
-        operations = [] if self._started else [_start((), 0)]
+        operations = [] if self._has_headers else [_start((), 0)]
         if answer is not None:
             operations.append(_send(answer, 0))
         if error is None:
@@ -140,8 +147,14 @@ class _Rpc:
             operations.append(_status((), int(error.status), details_of(error).encode(), 0))
         self._batch(operations, _nobody_waits)
 
+    def _cancelled(self) -> None:
+        """Say so, where it was not the client who cancelled."""
+        if not self._over:
+            self._end(Unavailable("the server gave the call up; ask again"))
+
     def _batch(self, operations: Iterable[Any], tag: Any) -> None:
-        self._core.start_server_batch(tuple(operations), tag)
+        if not self._calls.finished:
+            self._core.start_server_batch(tuple(operations), tag)
 
 
 class _Unknown(_Rpc):
@@ -158,9 +171,10 @@ class _Unary(_Rpc):
         self._batch((_receive(0),), self._received)
 
     def _received(self, event: Any) -> None:
+        # It may come after the end of the call, and after that of the server.
         payload = event.batch_operations[0].message()
         if payload is None:
-            # Where the client has left, or sent what the core refuses, nobody gets to see this.
+            # Where the core has refused what was sent, nobody gets to see this.
             self._end(InvalidInput("the request ends without a message; this call takes one"))
             return
         self._answer_in_task(payload)
@@ -170,6 +184,9 @@ class _Unary(_Rpc):
             answer = await self._calls.servicer.unary(self._method, payload[0], self._call())
         except TwinportError as error:
             self._end(error)
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
         else:
             self._end(answer=answer)
 
@@ -185,13 +202,16 @@ class _Stream(_Rpc):
         try:
             async with aclosing(cast(AsyncGenerator[bytes, None], stream)) as answers:
                 async for answer in answers:
-                    start = [] if self._started else [_start((), 0)]
-                    self._started = True
+                    start = [] if self._has_headers else [_start((), 0)]
+                    self._has_headers = True
                     # The next one waits until the client has room for it.
                     if not (await self._done([*start, _send(answer, 0)])).success:
                         return
         except TwinportError as error:
             self._end(error)
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
         else:
             self._end()
 
@@ -204,7 +224,13 @@ class _Stream(_Rpc):
             yield payload
 
     async def _done(self, operations: Iterable[Any]) -> Any:
-        """The event of a batch."""
+        """The event of a batch.
+
+        Raises:
+            CancelledError: The server takes nothing any more.
+        """
+        if self._calls.finished:
+            raise asyncio.CancelledError
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def end(event: Any) -> None:

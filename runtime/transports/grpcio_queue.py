@@ -5,8 +5,8 @@ costs several times what a small model does (docs/speed.md). Here the loop looks
 while requests come, and waits for them while nothing is worked on. Only where it has something
 else to wait for, a model that computes or nobody for a while, a thread waits for the next one.
 
-This is the binding that ``grpc`` and ``grpc.aio`` are written over. It is not documented, but
-has not changed in what is used here since grpcio 1.20; a release that differs is refused.
+This is the binding that ``grpc`` and ``grpc.aio`` are written over. It is not documented; grpcio
+1.81 and 1.85 were tried, and a release that lacks a name of it is refused in one line.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 import grpc
@@ -31,12 +32,18 @@ BUSY_TURNS = 6
 a model that computes on the loop has begun by then."""
 PATIENCE_SECONDS = 1e-3
 """The longest that the loop waits for an event, deaf to its timers and to other threads."""
-AWAKE_SECONDS = 0.05
+AWAKE_SECONDS = 0.01
 """Time since the last event for which it waits itself, again and again."""
+BREATH_SECONDS = 0.01
+"""Before the thread goes on after a failure."""
 _USED = (
-    "CompletionQueue", "CompletionType", "ReceiveCloseOnServerOperation",
-    "ReceiveMessageOperation", "SendInitialMetadataOperation", "SendMessageOperation",
-    "SendStatusFromServerOperation", "Server", "SslPemKeyCertPair", "server_credentials_ssl",
+    "Call.start_server_batch", "CompletionQueue.poll", "CompletionQueue.shutdown",
+    "CompletionType.queue_shutdown", "CompletionType.queue_timeout",
+    "ReceiveCloseOnServerOperation.cancelled", "ReceiveMessageOperation.message",
+    "SendInitialMetadataOperation", "SendMessageOperation", "SendStatusFromServerOperation",
+    "Server.add_http2_port", "Server.cancel_all_calls", "Server.destroy",
+    "Server.register_completion_queue", "Server.request_call", "Server.shutdown", "Server.start",
+    "SslPemKeyCertPair", "server_credentials_ssl",
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -48,13 +55,21 @@ def checked(binding: Any) -> Any:
     Raises:
         BackendUnavailable: This release of grpcio has others.
     """
-    lacking = [name for name in _USED if not hasattr(binding, name)]
+    lacking = [name for name in _USED if not _has(binding, name)]
     if lacking:
         raise BackendUnavailable(
             f"grpcio {grpc.__version__} lacks {', '.join(lacking)}; install another release of "
             "grpcio, or use --transport envoy"
         )
     return binding
+
+
+def _has(binding: Any, name: str) -> bool:
+    try:
+        attrgetter(name)(binding)
+    except AttributeError:
+        return False
+    return True
 
 
 core = checked(_binding)
@@ -95,6 +110,15 @@ class EventPump:
 
     def _look(self) -> None:
         """Take what is there, and decide who looks next."""
+        try:
+            self._look_once()
+        except Exception:
+            # Else nobody would look any more, and the server be deaf.
+            logger.exception("events of grpcio were not taken")
+            assert self._loop is not None, "whoever looks has started"
+            self._loop.call_soon(self._look)
+
+    def _look_once(self) -> None:
         poll = self.queue.poll
         count = 0
         while count < MOST and (event := poll(0)).completion_type != _NONE:
@@ -141,7 +165,13 @@ class EventPump:
             self._asked.acquire()
             if self._ended.is_set():
                 return
-            event = self.queue.poll()
+            try:
+                event = self.queue.poll()
+            except Exception:
+                logger.exception("an event of grpcio was not taken")
+                time.sleep(BREATH_SECONDS)
+                self._asked.release()
+                continue
             # A loop that is closed has nobody left who waits.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._woken, event)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -22,6 +24,7 @@ from runtime.transports.grpcio_queue import checked
 SETTINGS = ServerSettings(Path("unused"), port=0, state=Path("unused"))
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 SECONDS = 30
+ROOT = Path(__file__).parents[3]
 
 
 class Stub:
@@ -169,6 +172,124 @@ async def test_what_a_client_gives_up_is_cancelled(kind):
             await channel.servicer.ended.wait()
 
 
+async def test_a_handler_that_gives_up_by_itself_leaves_nobody_waiting():
+    async def give_up(_payload, _call):
+        raise asyncio.CancelledError
+
+    async with served(give_up) as channel:
+        error = await failure(channel)
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_call_whose_message_does_not_come_holds_up_no_end():
+    never = asyncio.Event()
+
+    async def nothing():
+        await never.wait()
+        yield b""
+
+    async with served(lambda payload, _call: payload) as channel:
+        call = channel.stream_unary("/a.B/Unary")(nothing())
+        # What comes later on the same connection is answered later.
+        for _ in range(3):
+            await channel.unary_unary("/a.B/Unary")(b"1")
+        async with asyncio.timeout(SECONDS):
+            await channel.transport.stop(100 * SECONDS)
+        assert await call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_a_second_stop_does_nothing():
+    transport = GrpcioTransport(Stub(lambda payload, _call: payload), SETTINGS)
+    await transport.stop(1)
+    await transport.start()
+    await transport.stop(1)
+    await transport.stop(1)
+
+
+STUBBORN = """
+import asyncio, sys
+from pathlib import Path
+import grpc
+from runtime.settings import ServerSettings
+from runtime.transports.grpcio import GrpcioTransport
+
+class Stubborn:
+    unary_methods, stream_methods, busy = ("/a.B/Unary",), ("/a.B/Stream",), False
+    def __init__(self):
+        self.begun, self.go_on, self.ended = (asyncio.Event() for _ in range(3))
+    async def stay(self):
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await self.go_on.wait()
+    async def unary(self, *_):
+        await self.stay()
+        self.ended.set()
+        return b"late"
+    async def stream(self, _method, payloads, _call):
+        await self.stay()
+        self.ended.set()
+        yield b"late"
+        async for payload in payloads:
+            yield payload
+
+async def main():
+    servicer = Stubborn()
+    transport = GrpcioTransport(servicer, ServerSettings(Path("u"), port=0, state=Path("u")))
+    async with grpc.aio.insecure_channel(await transport.start()) as channel:
+        if sys.argv[1] == "unary":
+            call = channel.unary_unary("/a.B/Unary")(b"1")
+        else:
+            call = channel.stream_stream("/a.B/Stream")(iter([b"1"]))
+        await servicer.begun.wait()
+        await transport.stop(0.1)
+        servicer.go_on.set()
+        await servicer.ended.wait()
+        await asyncio.sleep(0)
+        call.cancel()
+    print("alive")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["unary", "stream"])
+def test_who_answers_after_the_end_of_the_server_does_not_end_the_process(kind):
+    # The core aborts when it is given something then, so it is tried in another process.
+    done = subprocess.run(
+        [sys.executable, "-c", STUBBORN, kind], cwd=ROOT, capture_output=True, text=True,
+        timeout=2 * SECONDS,
+    )  # fmt: skip
+    assert done.stdout == "alive\n", done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("where", ["loop", "thread"])
+async def test_the_server_stays_awake_when_looking_for_events_fails_once(where, caplog):
+    async with served(lambda payload, _call: payload) as channel:
+        ask = channel.unary_unary("/a.B/Unary")
+        await ask(b"1")
+        pump = channel.transport._pump
+        right, failed = pump.queue, threading.Event()
+
+        class Failing:
+            def poll(self, *deadline):
+                if bool(deadline) == (where == "loop") and not failed.is_set():
+                    failed.set()
+                    raise MemoryError
+                return right.poll(*deadline)
+
+        pump.queue = Failing()
+        async with asyncio.timeout(SECONDS):
+            while not failed.is_set():
+                assert await ask(b"1") == b"1"
+                await asyncio.sleep(0.1)
+        assert await ask(b"1", timeout=SECONDS) == b"1"
+        pump.queue = right
+    assert "not taken" in caplog.text
+
+
 async def test_calls_whose_clients_leave_at_any_moment_leave_nothing_behind():
     async def slowly(payload, _call):
         await asyncio.sleep(0.001)
@@ -240,5 +361,7 @@ async def test_a_port_is_never_shared_with_a_second_server():
 
 
 def test_another_kind_of_grpcio_is_refused_in_one_line():
-    with pytest.raises(BackendUnavailable, match=r"^grpcio [\d.]+ lacks CompletionQueue, .*Server"):
+    with pytest.raises(
+        BackendUnavailable, match=r"^grpcio [\d.]+ lacks Call.start_server_batch, .*Server"
+    ):
         checked(SimpleNamespace())
