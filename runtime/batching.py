@@ -147,9 +147,16 @@ class Batcher:
             )  # fmt: skip
             item.finish = finish
             self._arrived = True
-            beside = len(self._queue) > 1 or item.arrived_ns - self._answered_ns < OVERLAP_NS
+            beside = (
+                len(self._queue) > 1
+                or self._due is not None
+                or item.arrived_ns - self._answered_ns < OVERLAP_NS
+            )
             self._beside += _NEWEST * (beside - self._beside)
             if self._due is None or isinstance(self._due, asyncio.TimerHandle):
+                if not beside and self._may_go_at_once(item):
+                    self._begin_calls(at_once=True)
+                # Others that come in this turn of the loop find it due, and are beside.
                 self._turn_soon()
             return await item.answer
         except BaseException as error:
@@ -207,9 +214,17 @@ class Batcher:
                     done.set_result(None)
             self._idle.clear()
 
-    def _begin_calls(self) -> None:
+    def _may_go_at_once(self, item: Waiting) -> bool:
+        """Whether a request that is alone is answered without a turn of the loop."""
+        if self._beside > _CROWDED or self._settings.delay_s or self._again:
+            return False
+        lane = self._next_lane()
+        size = sum([array.size for array in item.arrays.values()])
+        return lane is not None and lane.worker.runs_inline(size)
+
+    def _begin_calls(self, *, at_once: bool = False) -> None:
         while (lane := self._next_lane()) is not None:
-            if not self._again and self._waits():
+            if not (self._again or at_once) and self._waits():
                 return
             batch = [self._again.popleft()] if self._again else self._taken()
             if not batch:

@@ -122,7 +122,32 @@ async def test_a_request_after_another_waits_for_nobody(model, batcher_of, monke
     async with asyncio.timeout(10):
         for value in range(20):
             await batcher.submit(x(value), ["y"])
+            await turns(2)
     assert model.calls == [[value] for value in range(20)]
+
+
+async def test_a_request_that_is_alone_is_answered_without_a_turn_of_the_loop(model, batcher_of):
+    batcher = batcher_of(max_rows=8)
+    await batcher.submit(x(0), ["y"])  # by a thread: nobody knows yet how long it takes
+    await batcher.submit(x(1), ["y"])
+    await asyncio.sleep(0.01)
+    step = batcher.submit(x(2), ["y"])
+    with pytest.raises(StopIteration) as ended:
+        step.send(None)
+    assert ended.value.value["y"].tolist() == [[4, 4]]
+
+
+async def test_those_that_come_in_the_same_turn_as_one_that_is_alone_share_a_call(
+    model, batcher_of
+):
+    batcher = batcher_of(max_rows=8)
+    await batcher.submit(x(0), ["y"])
+    await asyncio.sleep(0.01)
+    await asyncio.gather(*(batcher.submit(x(value), ["y"]) for value in range(1, 6)))
+    assert model.calls == [[0], [1], [2, 3, 4, 5]]
+    await asyncio.sleep(0.01)
+    await asyncio.gather(*(batcher.submit(x(value), ["y"]) for value in range(6, 9)))
+    assert model.calls[3:] == [[6, 7, 8]], "they come side by side now"
 
 
 async def test_a_call_that_cannot_grow_is_handed_over_before_the_one_ahead_ends(model, batcher_of):
