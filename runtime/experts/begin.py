@@ -82,6 +82,10 @@ def _filled(
         keys, amount = _renamed(*_laid(outlook, bounds, devices, places), outlook, devices)
         if np.all(np.bincount(keys % devices.count, minlength=devices.count) <= bounds.memory):
             break
+    else:
+        room = int(bounds.memory.min()) // len(outlook.load)
+        if _can_be_exact(outlook, bounds, room):
+            return _exact(np.arange(len(outlook.load)), outlook, room)
     if outlook.price is not None:
         suits = replace(bounds, moves=_PRICED * len(outlook.load))
         keys, start = improved(keys, outlook, suits, search)
@@ -99,6 +103,21 @@ def _filled(
     return more, leveled(more, outlook, start)
 
 
+def _can_be_exact(outlook: Outlook, bounds: Bounds, room: int) -> bool:
+    """Whether so many places of a layer on each device are enough for even levels.
+
+    That is for a load that is known: what may come otherwise is better borne by a ring.
+    """
+    layers, experts = outlook.load.shape
+    needed = experts + outlook.devices - 1
+    return (
+        outlook.price is None
+        and outlook.spread == 0
+        and bool(np.ptp(outlook.speed) == 0)
+        and min(bounds.replicas // layers, room * outlook.devices) >= needed
+    )
+
+
 def _laid(
     outlook: Outlook, bounds: Bounds, devices: Devices, places: float
 ) -> tuple[IntArray, FloatArray]:
@@ -109,7 +128,8 @@ def _laid(
         return _woven(outlook, devices, bounds.replicas - layers * experts, places)
     keys, amount = _poured(outlook, devices, min(spare, outlook.devices), places)
     if np.all(outlook.speed == outlook.speed[0]) and outlook.price is None:
-        return _made_exact(keys, amount, outlook, experts + spare)
+        room = -(-(experts + outlook.devices - 1) // outlook.devices)
+        return _made_exact(keys, amount, outlook, experts + spare, room)
     return keys, amount
 
 
@@ -196,7 +216,7 @@ def _with_idle(
 
 
 def _made_exact(
-    keys: IntArray, amount: FloatArray, outlook: Outlook, most: int
+    keys: IntArray, amount: FloatArray, outlook: Outlook, most: int, room: int
 ) -> tuple[IntArray, FloatArray]:
     """Layers whose levels differ, or that took too many replicas, filled device by device."""
     layers, experts = outlook.load.shape
@@ -208,14 +228,22 @@ def _made_exact(
     many = np.bincount(layer, minlength=layers) > most
     again = np.flatnonzero(~is_exact(level) | many)
     kept = ~np.isin(layer, again)
-    all_keys, amounts = [keys[kept]], [amount[kept]]
-    room = -(-(experts + count - 1) // count)
-    for each in again:
+    more, filled = _exact(again, outlook, room)
+    joined = np.concatenate((keys[kept], more))
+    order = np.argsort(joined, kind="stable")
+    return joined[order], np.concatenate((amount[kept], filled))[order]
+
+
+def _exact(layers: IntArray, outlook: Outlook, room: int) -> tuple[IntArray, FloatArray]:
+    """Keys and amounts of some layers, with so many replicas on a device at most."""
+    count, experts = outlook.devices, outlook.load.shape[1]
+    keys, amounts = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+    for each in layers:
         filled = exact_fill(outlook.load[each], count, room)
         expert, device, part = (np.array(column) for column in zip(*filled, strict=True))
-        all_keys.append((each * experts + expert) * count + device)
+        keys.append((each * experts + expert) * count + device)
         amounts.append(part)
-    joined = np.concatenate(all_keys)
+    joined = np.concatenate(keys)
     order = np.argsort(joined, kind="stable")
     return joined[order], np.concatenate(amounts)[order]
 

@@ -6,7 +6,9 @@ evened is in ``shares``, how a placement begins in ``filling``, how it changes i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -24,9 +26,14 @@ from runtime.experts.placement import Placement
 from runtime.experts.predict import Forecast, check_counts, forecast
 from runtime.experts.search import SEARCH, Bounds, Search
 from runtime.experts.shares import leveled
-from runtime.experts.terms import FREE, Terms
+from runtime.experts.terms import FREE, Cost, Terms
 from runtime.experts.thinning import thinned
 from runtime.tensors import Array
+
+_ROUNDS = 6
+"""At the prices that companions have in the plan before, each with"""
+_PRICED = 10
+"""moves of a layer, where nothing bounds them."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +80,16 @@ def plan(
         keys, amount = _changed(current, outlook, bounds, search)
     if terms.memory:
         keys, amount = thinned(keys, amount, outlook, terms.memory)
+    limited = current is not None and moves is not None
+    if outlook.price is not None or terms.touch:
+        prices = partial(outlook_of, expected, devices, terms=terms)
+        keys, amount = _settled((keys, amount), current, limited, prices, bounds, terms, search)
     placement = _placement(keys, amount, outlook.load)
-    limited = None if current is None or moves is None else current.keys
-    least = lower_bound(outlook, bounds, terms.memory, limited)
-    return Plan(placement, _certificate(placement, amount, outlook, least, current, terms))
+    held = current.keys if current is not None and limited else None
+    least = lower_bound(outlook, bounds, terms.memory, held)
+    mine = outlook_of(expected, devices, placement, terms) if terms.touch else outlook
+    cost = cost_of(placement.keys, amount, mine, terms.memory)
+    return Plan(placement, _certificate(placement, cost, outlook, least, current, terms))
 
 
 def reshare(placement: Placement, load: Array, devices: Devices, terms: Terms = FREE) -> Placement:
@@ -131,6 +144,61 @@ def _changed(
     return keys, leveled(keys, outlook, start)
 
 
+def _settled(
+    made: tuple[IntArray, FloatArray],
+    current: Placement | None,
+    limited: bool,
+    prices: Callable[[Placement | None], Outlook],
+    bounds: Bounds,
+    terms: Terms,
+    search: Search,
+) -> tuple[IntArray, FloatArray]:
+    """The cheapest of what was made, what there is, and rounds at the prices of the best.
+
+    What a token pays for companions hangs on where these are, so each is judged at prices of
+    its own.
+
+    Args:
+        made: Keys and amounts.
+        current: What there is.
+        limited: Whether moves from it are bounded.
+        prices: The outlook with the prices of a placement.
+        bounds: Of the plan.
+        terms: The prices.
+        search: How long to look for moves.
+    """
+    outlook = prices(current)
+    load = outlook.load
+
+    def cost(keys: IntArray, amount: FloatArray) -> float:
+        own = prices(_placement(keys, amount, load)) if terms.touch else outlook
+        return cost_of(keys, amount, own, terms.memory).total
+
+    found = [made]
+    if current is not None and np.array_equal(
+        within(current.keys, outlook, bounds)[0], current.keys
+    ):
+        now = load.reshape(-1)[current.group] * current.share
+        found += [(current.keys, now), (current.keys, leveled(current.keys, outlook, now))]
+    last = min(found, key=lambda each: cost(*each))
+    found = [last]
+    for _ in range(_ROUNDS if terms.touch else 0):
+        outlook = prices(_placement(*last, load))
+        if current is not None and limited:
+            again = _changed(current, outlook, bounds, search)
+        else:
+            some = replace(bounds, moves=_PRICED * len(load))
+            keys, start = improved(last[0], outlook, some, search)
+            again = keys, leveled(keys, outlook, start)
+        if terms.memory:
+            again = thinned(*again, outlook, terms.memory)
+        found.append(again)
+        if np.array_equal(again[0], last[0]):
+            break
+        last = again  # though it may cost more: the next round may not
+    return min(found, key=lambda each: cost(*each))
+
+
 def _placement(keys: IntArray, amount: FloatArray, load: FloatArray) -> Placement:
     """Amounts as shares; an expert without load is shared equally."""
     layers, experts = load.shape
@@ -145,14 +213,13 @@ def _placement(keys: IntArray, amount: FloatArray, load: FloatArray) -> Placemen
 
 def _certificate(
     placement: Placement,
-    amount: FloatArray,
+    cost: Cost,
     outlook: Outlook,
     least: float,
     current: Placement | None,
     terms: Terms,
 ) -> Certificate:
-    """What the plan promises beside what is."""  # fmt: skip
-    cost = cost_of(placement.keys, amount, outlook, terms.memory)
+    """What the plan promises beside what is, which ``outlook`` has the prices of."""
     if current is None:
         return Certificate(cost, least, None, None, 0, 0, len(placement.keys))
     now = outlook.load.reshape(-1)[current.group] * current.share

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import PlacementError
+from runtime.experts.company import apart_of
 from runtime.experts.devices import Devices, equal_devices
 from runtime.experts.plan import plan, reshare
 from runtime.experts.policies import Setting
@@ -33,6 +34,22 @@ def test_levels_are_exactly_equal_with_experts_and_devices_less_one_slots(
     assert made.certificate.cost.compute == pytest.approx(1)
     assert made.certificate.gap == pytest.approx(0, abs=1e-8)
     assert len(made.placement.keys) <= layers * slots
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 8), st.integers(1, 9))
+def test_levels_are_exactly_equal_where_each_device_holds_no_more_than_its_part(
+    seed, layers, places, count
+):
+    rng = np.random.default_rng(seed)
+    experts = places * count - count + 1 - int(rng.integers(0, 3))
+    if experts < 1:
+        return
+    load = np.exp(2 * rng.standard_normal((layers, experts)))
+    devices = equal_devices(count, layers * places)
+    made = plan(load, devices, places * count)
+    assert np.allclose(levels(made.placement, load, devices), 1, atol=1e-8)
+    assert (made.placement.held <= devices.memory).all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -185,6 +202,34 @@ def test_a_layer_without_load_is_placed_all_the_same():
     load = np.stack((np.zeros(8), np.arange(8.0)))
     made = plan(load, equal_devices(2, 9), 9)
     assert made.placement.copies.min() == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(0, 6), st.booleans())
+def test_with_prices_no_plan_costs_more_than_leaving_everything(seed, moves, companions):
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(np.exp(2 * rng.standard_normal((5, 2, 12))) * 20)
+    pairs = rng.random((2, 12, 12))
+    together = pairs + pairs.transpose(0, 2, 1)
+    terms = Terms(touch=0.5, together=together) if companions else Terms(off_home=0.2)
+    devices = equal_devices(4, 100, 2)
+    before = plan(counts[:3], devices, 16, terms=terms).placement
+    for bound in (moves, None):
+        made = plan(counts[:4], devices, 16, before, moves=bound, terms=terms)
+        assert made.certificate.expected_gain >= -1e-9
+
+
+def test_companions_are_side_by_side_from_the_first_plan_on_and_paid_for_where_they_are():
+    rng = np.random.default_rng(1)
+    cluster = rng.permutation(np.arange(12) % 4)
+    together = (cluster[:, None] == cluster)[None] * 10.0 + 0.1
+    load = np.exp(0.3 * rng.standard_normal((1, 12)))
+    devices = equal_devices(4, 100)
+    apart = apart_of(plan(load, devices, 16).placement, load, together)
+    made = plan(load, devices, 16, terms=Terms(touch=1.0, together=together))
+    beside = apart_of(made.placement, load, together)
+    assert beside < 0.2 < 0.6 < apart
+    assert made.certificate.cost.communication == pytest.approx(beside)
 
 
 def test_prices_below_zero_and_touch_without_companions_are_refused():
