@@ -15,15 +15,23 @@ from rich.table import Table
 from runtime.commands.experts_record import record_command
 from runtime.commands.experts_stats import stats_command
 from runtime.commands.plotting import plotting
-from runtime.errors import UsageProblem
-from runtime.experts.devices import Devices, equal_devices
+from runtime.commands.ranges import Within
+from runtime.errors import PlacementError, UsageProblem
+from runtime.experts.devices import MOST_SPEEDS_APART, Devices, equal_devices
 from runtime.experts.link_files import read_links
-from runtime.experts.link_prices import TOKEN_US
+from runtime.experts.link_prices import LEAST_TOKEN_US, MOST_US, TOKEN_US
 from runtime.experts.model import StepModel
 from runtime.experts.policies import POLICIES, Setting
 from runtime.experts.replay import BATCH, Replayed, Reward, Shares, replay
-from runtime.experts.terms import Terms
-from runtime.experts.trace import Trace, read_trace, write_trace
+from runtime.experts.terms import MOST_PRICE, Terms
+from runtime.experts.trace import (
+    MOST_COUNTS,
+    Trace,
+    check_size,
+    check_trace_file,
+    read_trace,
+    write_trace,
+)
 from runtime.experts.traces import drifting, gini_of, jumping, still, zipf_popularity
 from runtime.tables import console
 
@@ -33,7 +41,10 @@ three in a hundred of what a balancer transfers that begins anew. In a small mod
 than one a layer; then it is one."""
 
 _SHOWN: dict[str, Any] = {"show_default": True}
-_LARGEST_MB = 1_000_000
+_PLACES = 50_000_000  # layers times experts times devices: 400 MB for each table of them
+_REPLICAS = 1_000_000  # of all layers: some seconds of a policy
+_MANY = 10**9
+_PRICE = Within(0, MOST_PRICE)
 
 
 @click.group()
@@ -49,46 +60,53 @@ def _speeds(_ctx: click.Context, _option: click.Parameter, text: str | None) -> 
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        speeds = [float(part) for part in text.split(",")]
     except ValueError:
         raise click.BadParameter(f"'{text}' is no list of numbers such as 1,1,0.5") from None
+    wrong = [speed for speed in speeds if not 1 / MOST_SPEEDS_APART <= speed <= MOST_SPEEDS_APART]
+    if wrong:
+        raise click.BadParameter(
+            f"{wrong[0]} is no speed; give {1 / MOST_SPEEDS_APART:g} to {MOST_SPEEDS_APART:g}"
+        )
+    return speeds
 
 
 @experts.command("replay")
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option("--policy", "policies", multiple=True, type=click.Choice(list(POLICIES)),
               help="May be repeated.  [default: all]")  # fmt: skip
-@click.option("--devices", type=click.IntRange(min=1), default=32, **_SHOWN)
-@click.option("--nodes", type=click.IntRange(min=1), default=1, help="Devices divide by them.",
+@click.option("--devices", type=click.IntRange(1, 65_536), default=32, **_SHOWN)
+@click.option("--nodes", type=click.IntRange(1, 65_536), default=1, help="Devices divide by them.",
               **_SHOWN)  # fmt: skip
 @click.option("--speed", callback=_speeds, metavar="S,S,…", help="Of each device, in proportion.")
-@click.option("--slots", type=click.IntRange(min=1),
+@click.option("--slots", type=click.IntRange(1, _MANY),
               help="Of a layer, on all devices.  [default: experts + devices]")  # fmt: skip
-@click.option("--memory", type=click.IntRange(min=1),
+@click.option("--memory", type=click.IntRange(1, _MANY),
               help="Replicas a device holds.  [default: its part of all slots]")  # fmt: skip
-@click.option("--moves", type=click.IntRange(min=0),
+@click.option("--moves", type=click.IntRange(0, _MANY),
               help="Of `ours` between windows.  [default: 2.8 % of the slots, one a layer at "
               "least]")  # fmt: skip
-@click.option("--history", type=click.IntRange(min=1), default=3, help="Windows before the first "
-              "that is scored.", **_SHOWN)  # fmt: skip
+@click.option("--history", type=click.IntRange(1, _MANY), default=3,
+              help="Windows before the first that is scored.", **_SHOWN)  # fmt: skip
 @click.option("--shares", type=click.Choice([each.value for each in Shares]), default="planned",
               help="Split tokens by what was planned, or by the window's own counts.",
               **_SHOWN)  # fmt: skip
-@click.option("--groups", type=click.IntRange(min=1), default=1,
+@click.option("--groups", type=click.IntRange(1, _MANY), default=1,
               help="Of experts that `eplb` keeps on a node.", **_SHOWN)  # fmt: skip
 @click.option("--predicted", is_flag=True, help="Let `eplb` place for our forecast.")
-@click.option("--off-home", type=float, default=0.0, help="Price for leaving the home node, in "
+@click.option("--off-home", type=_PRICE, default=0.0, help="Price for leaving the home node, in "
               "mean levels.", **_SHOWN)  # fmt: skip
-@click.option("--touch", type=float, default=0.0, help="Price for a device without experts called "
+@click.option("--touch", type=_PRICE, default=0.0, help="Price for a device without experts called "
               "together.", **_SHOWN)  # fmt: skip
 @click.option("--links", type=click.Path(path_type=Path), help="What a token takes from each "
               "source to each device, in microseconds: .json, .npy or .npz.")  # fmt: skip
-@click.option("--token-us", type=float, default=TOKEN_US, help="One token through one expert, in "
-              "microseconds.", **_SHOWN)  # fmt: skip
-@click.option("--replica-price", type=float, default=0.0, help="Price of a replica of every "
+@click.option("--token-us", type=Within(LEAST_TOKEN_US, MOST_US), default=TOKEN_US,
+              help="One token through one expert, in microseconds.", **_SHOWN)  # fmt: skip
+@click.option("--replica-price", type=_PRICE, default=0.0, help="Price of a replica of every "
               "expert.", **_SHOWN)  # fmt: skip
-@click.option("--replica-mb", type=float, default=44.0, help="Weights of one.", **_SHOWN)
-@click.option("--batch", type=click.IntRange(min=1), default=BATCH, help="Tokens for which "
+@click.option("--replica-mb", type=Within(0, 1_000_000), default=44.0, help="Weights of one.",
+              **_SHOWN)  # fmt: skip
+@click.option("--batch", type=click.IntRange(1, _MANY), default=BATCH, help="Tokens for which "
               "touched devices are counted.", **_SHOWN)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw load before and after.")
@@ -120,20 +138,38 @@ def replay_command(
     draw(done)
 
 
+def _check_form(layers: int, experts: int, devices: int, slots: int) -> None:
+    """Refuse what would take minutes, or more memory than there is."""
+    if layers * experts * devices > _PLACES:
+        raise UsageProblem(
+            f"--devices is {devices}; with {layers} layers of {experts} experts give "
+            f"{_PLACES // (layers * experts)} at most"
+        )
+    if slots > experts * devices:
+        raise UsageProblem(
+            f"--slots is {slots}; a device holds an expert of a layer once, so that {experts} "
+            f"experts on {devices} devices use {experts * devices} at most"
+        )
+    if layers * slots > _REPLICAS:
+        raise UsageProblem(
+            f"{slots} slots in each of {layers} layers are more than {_REPLICAS:,} replicas; give "
+            f"--slots {_REPLICAS // layers} at most, or fewer devices"
+        )
+
+
 def _setting(trace: Trace, asked: dict[str, Any]) -> Setting:
     """What was asked for, with defaults that depend on the trace."""
     _, layers, count = trace.counts.shape
     devices = asked["devices"]
-    slots = asked["slots"] or -(-(count + devices) // devices) * devices
+    default = min(-(-(count + devices) // devices), count) * devices
+    slots = asked["slots"] or default
+    _check_form(layers, count, devices, slots)
     memory = asked["memory"] or -(-slots * layers // devices)
     standing = equal_devices(devices, memory, asked["nodes"])
     if asked["speed"] is not None:
         standing = Devices(np.array(asked["speed"]), standing.memory, standing.node)
     if asked["touch"] and trace.together is None:
         raise UsageProblem("--touch needs a trace that counts which experts are called together")
-    if not 0 <= asked["replica_mb"] <= _LARGEST_MB:
-        given = asked["replica_mb"]
-        raise UsageProblem(f"--replica-mb is {given}; give 0 to {_LARGEST_MB:,}")
     terms = Terms(
         asked["off_home"], asked["touch"], asked["replica_price"],
         int(asked["replica_mb"] * 1e6), None, trace.together,
@@ -204,19 +240,24 @@ def table_of(done: Sequence[Replayed]) -> Table:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--kind", type=click.Choice(["zipf", "lognormal", "drift", "topics"]),
               default="drift", **_SHOWN)  # fmt: skip
-@click.option("--layers", type=click.IntRange(min=1), default=58, **_SHOWN)
-@click.option("--experts", "count", type=click.IntRange(min=1), default=256, **_SHOWN)
-@click.option("--windows", type=click.IntRange(min=2), default=12, **_SHOWN)
-@click.option("--seed", type=click.IntRange(min=0), default=0, **_SHOWN)
-@click.option("--keeps", type=click.FloatRange(0, 1), default=0.97, **_SHOWN,
+@click.option("--layers", type=click.IntRange(1, MOST_COUNTS), default=58, **_SHOWN)
+@click.option("--experts", "count", type=click.IntRange(1, MOST_COUNTS), default=256, **_SHOWN)
+@click.option("--windows", type=click.IntRange(2, MOST_COUNTS), default=12, **_SHOWN)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, **_SHOWN)
+@click.option("--keeps", type=Within(0, 1), default=0.97, **_SHOWN,
               help="Of drift: what a window keeps of the one before.")  # fmt: skip
-@click.option("--gini", type=click.FloatRange(0, 0.99), default=0.24, **_SHOWN,
+@click.option("--gini", type=Within(0, 0.99), default=0.24, **_SHOWN,
               help="Of topics: inequality within one.")  # fmt: skip
 def trace_command(
     file: Path, kind: str, layers: int, count: int, windows: int, seed: int, keeps: float,
     gini: float,
 ) -> None:  # fmt: skip
     """Draw a trace of expert load to FILE (.npz)."""
+    check_trace_file(file)
+    try:
+        check_size(windows, layers, count)
+    except PlacementError as error:
+        raise UsageProblem(str(error)) from error
     form = (layers, count)
     rng = np.random.default_rng(seed)
     if kind == "drift":

@@ -90,7 +90,7 @@ def pairs_of(load: ModelLoad, pairs: Sequence[Sequence[Pair]]) -> Table:
         shown = (
             # An estimate may lie above what is possible.
             f"{one} and {other} ({min(count / load.remembered, 1):.0%})"
-            for one, other, count in strongest[:PAIRS_SHOWN]
+            for one, other, count in strongest[: PAIRS_SHOWN if load.remembered else 0]
         )
         table.add_row(str(layer), ", ".join(shown) or "-")
     return table

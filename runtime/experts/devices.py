@@ -9,6 +9,11 @@ import numpy as np
 from runtime.errors import PlacementError
 from runtime.experts.arrays import FloatArray, IntArray
 
+MOST_SPEEDS_APART = 1e6
+"""The fastest device over the slowest, at most."""
+
+_SLOWEST, _FASTEST = 1e-100, 1e100  # so that no sum or ratio of them overflows
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -36,12 +41,20 @@ class Devices:
                 f"{len(self.node)} nodes; give one of each for every device, of one at least"
             )
         for what, good in (
-            ("speed above 0", (self.speed > 0) & np.isfinite(self.speed)),
+            (
+                f"speed above 0, of {_SLOWEST:g} to {_FASTEST:g}",
+                (self.speed >= _SLOWEST) & (self.speed <= _FASTEST),
+            ),
             ("memory of 0 replicas or more", self.memory >= 0),
             ("node numbered from 0", self.node >= 0),
         ):
             if not np.all(good):
                 raise PlacementError(f"device {int(np.argmin(good))} wants a {what}")
+        if self.speed.max() > MOST_SPEEDS_APART * self.speed.min():
+            raise PlacementError(
+                f"the fastest device has more than {MOST_SPEEDS_APART:,.0f} times the speed of "
+                "the slowest; leave slow ones out"
+            )
 
     @property
     def count(self) -> int:

@@ -22,8 +22,12 @@ from runtime.experts.links import LinkCosts
 TOKEN_US = 0.18
 """One token through one expert on a device of mean speed, see ``model.py``."""
 
-_MOST_US = 1e9
-_LEAST_TOKEN_US = 1e-9
+MOST_US = 1e9
+"""A token on its way or through an expert, in microseconds, at most."""
+
+LEAST_TOKEN_US = 1e-9
+"""A token through an expert, in microseconds, at least."""
+
 _LEAST_PART = 0.05  # of its pace that a device keeps, so that the solver's steps stay long
 
 
@@ -56,13 +60,13 @@ class Links:
             (np.isnan(self.us), "is not a number; wanted microseconds a token"),
             (self.us < 0, "is negative; wanted microseconds a token, 0 or more"),
             (np.isinf(self.us), "is without end: the device cannot be reached; leave it out"),
-            (self.us > _MOST_US, f"is above {_MOST_US:g} microseconds a token"),
+            (self.us > MOST_US, f"is above {MOST_US:g} microseconds a token"),
         ):
             if np.any(bad):
                 raise PlacementError(f"links: {_first(bad)} {what}")
-        if not _LEAST_TOKEN_US <= self.token_us <= _MOST_US:
+        if not LEAST_TOKEN_US <= self.token_us <= MOST_US:
             raise PlacementError(
-                f"token_us is {self.token_us}; give {_LEAST_TOKEN_US:g} to {_MOST_US:g}"
+                f"token_us is {self.token_us}; give {LEAST_TOKEN_US:g} to {MOST_US:g}"
             )
         self._check_weight()
 
@@ -93,7 +97,9 @@ class Links:
             raise PlacementError(
                 f"links: {_first(np.isnan(us))} is unknown, since nothing was sent; measure it"
             )
-        return cls(us, costs.tokens.sum(1), token_us)
+        with np.errstate(over="ignore"):
+            weight = costs.tokens.sum(1)
+        return cls(us, weight, token_us)
 
     def us_to(self, devices: int) -> FloatArray:
         """``[devices]`` microseconds a token, mean over sources.

@@ -50,7 +50,8 @@ class LinkCosts:
         """``[sources, devices]`` microseconds; NaN where nothing was sent."""
         sent = self.tokens > 0
         mean = np.full(self.tokens.shape, np.nan)
-        mean[sent] = self.seconds[sent] / self.tokens[sent] * 1e6
+        with np.errstate(over="ignore"):  # infinite: who takes the costs refuses them
+            mean[sent] = self.seconds[sent] / self.tokens[sent] * 1e6
         return mean
 
     def to_arrays(self) -> dict[str, Array]:

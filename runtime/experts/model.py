@@ -14,7 +14,7 @@ import numpy as np
 from runtime.errors import PlacementError
 from runtime.experts.arrays import FloatArray
 from runtime.experts.devices import Devices
-from runtime.experts.link_prices import TOKEN_US
+from runtime.experts.link_prices import LEAST_TOKEN_US, MOST_US, TOKEN_US
 from runtime.experts.placement import Placement
 from runtime.experts.terms import Terms
 from runtime.tensors import Array
@@ -32,7 +32,7 @@ class StepModel:
         far_gbps: Link of a device to other nodes, GB/s.
 
     Raises:
-        PlacementError: A value is not above 0.
+        PlacementError: A value is not above 0, or ``token_us`` is not from 1e-9 to 1e9.
     """
 
     token_us: float = TOKEN_US
@@ -45,6 +45,10 @@ class StepModel:
         for name, value in vars(self).items():
             if not 0 < value < float("inf"):
                 raise PlacementError(f"{name} is {value}; give a value above 0")
+        if not LEAST_TOKEN_US <= self.token_us <= MOST_US:
+            raise PlacementError(
+                f"token_us is {self.token_us}; give {LEAST_TOKEN_US:g} to {MOST_US:g}"
+            )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from runtime.experts.devices import Devices
 from runtime.experts.link_prices import Links
 from runtime.experts.placement import Placement
 
+MOST_PRICE = 1e6
+"""In mean levels; more than any level can be."""
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -34,7 +37,8 @@ class Terms:
         links: What tokens take on their way to devices; nothing by default.
 
     Raises:
-        PlacementError: A price is negative, or ``touch`` lacks what it is reckoned from.
+        PlacementError: A price is negative or above 1e6, or ``touch`` lacks what it is
+            reckoned from.
     """
 
     off_home: float = 0.0
@@ -46,9 +50,13 @@ class Terms:
     links: Links | None = None
 
     def __post_init__(self) -> None:
-        for name in ("off_home", "touch", "memory", "replica_bytes"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise PlacementError(f"{name} is {getattr(self, name)}; give 0 or more")
+        for name in ("off_home", "touch", "memory"):
+            if not 0 <= getattr(self, name) <= MOST_PRICE:
+                raise PlacementError(
+                    f"{name} is {getattr(self, name)}; give 0 or more, {MOST_PRICE:g} at most"
+                )
+        if not 0 <= self.replica_bytes < float("inf"):
+            raise PlacementError(f"replica_bytes is {self.replica_bytes}; give 0 or more")
         if self.touch and self.together is None:
             raise PlacementError("touch has a price but nothing says which experts go together")
 

@@ -10,6 +10,9 @@ The file is NumPy's ``.npz`` (no pickles) with these arrays::
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,13 @@ from runtime.array_files import load_arrays
 from runtime.errors import InvalidInput, NotFound, PlacementError
 from runtime.experts.arrays import FloatArray, IntArray
 from runtime.experts.predict import check_counts
+from runtime.layout import write_atomically
+
+MOST_COUNTS = 50_000_000
+"""Windows times layers times experts of a trace: 400 MB."""
+
+_MOST_TOKENS = 2**53  # so that no sum overflows, and each is exact as a float
+_LONGEST_NAME = 300
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,9 @@ class Trace:
         top_k: Experts that a token is sent to.
 
     Raises:
-        PlacementError: Counts are of another form, negative, or of one window only.
+        PlacementError: Counts are of another form, negative, of more tokens than can be
+            summed, or of one window only; ``top_k`` is above the number of experts; the name
+            is no line of 300 characters.
     """
 
     counts: IntArray
@@ -47,9 +59,15 @@ class Trace:
         check_counts(self.counts)
         if len(self.counts) < 2:
             raise PlacementError("the trace has one window; one to place on and one to score on")
-        if self.top_k < 1:
-            raise PlacementError(f"top_k is {self.top_k}; a token is sent to 1 expert or more")
+        if self.counts.sum(dtype=float) > _MOST_TOKENS:
+            raise PlacementError(f"the counts sum to more than {_MOST_TOKENS:,} tokens")
+        if len(self.name) > _LONGEST_NAME or not self.name.isprintable():
+            raise PlacementError(
+                f"the name of the trace has {len(self.name):,} characters or is no line of text; "
+                f"give {_LONGEST_NAME} printable ones at most"
+            )
         _, layers, experts = self.counts.shape
+        check_top_k(self.top_k, experts)
         if self.together is not None and self.together.shape != (layers, experts, experts):
             raise PlacementError(
                 f"together has shape {list(self.together.shape)}; "
@@ -57,20 +75,68 @@ class Trace:
             )
 
 
-def write_trace(path: Path, trace: Trace) -> None:
-    """Write the file; its name must end in ``.npz``.
+def check_size(windows: int, layers: int, experts: int) -> None:
+    """Refuse a trace that is too large to be held.
 
     Raises:
-        InvalidInput: Another ending.
+        PlacementError: It is.
+    """
+    if windows * layers * experts > MOST_COUNTS:
+        raise PlacementError(
+            f"{windows} windows of {layers} layers of {experts} experts are more than "
+            f"{MOST_COUNTS:,} counts; ask for fewer"
+        )
+
+
+def check_top_k(top_k: int, experts: int) -> None:
+    """Refuse what no gate can do.
+
+    Raises:
+        PlacementError: A token is sent to no expert, or to more than there are.
+    """
+    if not 1 <= top_k <= experts:
+        raise PlacementError(
+            f"top_k is {top_k}; a token is sent to 1 expert or more, and there are {experts}"
+        )
+
+
+def check_trace_file(path: Path) -> None:
+    """Refuse a file that no trace can be written to, before there is work.
+
+    Raises:
+        InvalidInput: Its ending is not ``.npz``, there is no such folder or nothing may be
+            written there, or it is a folder itself.
     """
     if path.suffix != ".npz":
         raise InvalidInput(f"the trace {path} has another ending; wanted .npz")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"there is no folder {path.parent} for the trace; make it first")
+    if path.is_dir():
+        raise InvalidInput(f"the trace {path} is a folder; wanted a file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InvalidInput(f"the trace {path} cannot be written: {os.strerror(errno.EACCES)}")
+
+
+def write_trace(path: Path, trace: Trace) -> None:
+    """Write the file whole or not at all; its name must end in ``.npz``.
+
+    Raises:
+        InvalidInput: As ``check_trace_file``, or the file cannot be written; what was there
+            before is as it was.
+    """
+    check_trace_file(path)
     arrays: dict[str, Any] = {
         "counts": trace.counts, "top_k": np.int64(trace.top_k), "name": np.array(trace.name),
     }  # fmt: skip
     if trace.together is not None:
         arrays["together"] = trace.together
-    np.savez_compressed(path, **arrays)
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)
+    try:
+        write_atomically(path, data.getvalue())
+    except OSError as error:
+        reason = error.strerror or error
+        raise InvalidInput(f"the trace {path} cannot be written: {reason}") from error
 
 
 def read_trace(path: Path) -> Trace:
@@ -91,9 +157,14 @@ def read_trace(path: Path) -> Trace:
         raise InvalidInput(f"{path}: counts is {found}; wanted integers [windows, layers, experts]")
     together = arrays.get("together")
     if together is not None and not (
-        together.dtype.kind in "fiub" and np.all(np.isfinite(together) & (together >= 0))
+        together.dtype.kind in "fiub" and np.all((together >= 0) & (together <= _MOST_TOKENS))
     ):
-        raise InvalidInput(f"{path}: together is no count of requests; none may be negative")
+        raise InvalidInput(
+            f"{path}: together is no count of requests; wanted 0 to {_MOST_TOKENS:,}"
+        )
+    check_size(*counts.shape)
+    if counts.dtype == np.uint64:  # what would turn negative stays too large
+        counts = np.minimum(counts, np.iinfo(np.int64).max)
     return Trace(
         counts.astype(np.int64),
         str(arrays.get("name", path.stem)),

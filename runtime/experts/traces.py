@@ -37,7 +37,7 @@ def still(
     """
     rng = np.random.default_rng(seed)
     counts = [_counted(rng, popularity, tokens) for _ in range(windows)]
-    return Trace(np.stack(counts), name, top_k=8)
+    return Trace(np.stack(counts), name, top_k=min(8, popularity.shape[1]))
 
 
 def drifting(
@@ -73,7 +73,7 @@ def drifting(
     for _ in range(windows):
         counts.append(_counted(rng, np.exp(stays + value), tokens))
         value = keeps * value + math.sqrt(1 - keeps**2) * sigma * rng.standard_normal(form)
-    return Trace(np.stack(counts), f"drift {keeps}", top_k=8)
+    return Trace(np.stack(counts), f"drift {keeps}", top_k=min(8, form[1]))
 
 
 def jumping(
@@ -109,7 +109,7 @@ def jumping(
         counts.append(_counted(rng, popularity[topic], tokens))
         if topics > 1 and rng.random() >= stays:
             topic = (topic + int(rng.integers(1, topics))) % topics
-    return Trace(np.stack(counts), f"topics, Gini {gini}", top_k=8)
+    return Trace(np.stack(counts), f"topics, Gini {gini}", top_k=min(8, form[1]))
 
 
 def sigma_from_gini(gini: float) -> float:

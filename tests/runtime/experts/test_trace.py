@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 
 from runtime.errors import InvalidInput, NotFound, PlacementError
-from runtime.experts.trace import Trace, read_trace, trace_from_answers, write_trace
+from runtime.experts.trace import (
+    Trace,
+    check_trace_file,
+    read_trace,
+    trace_from_answers,
+    write_trace,
+)
 from runtime.experts.traces import drifting, gini_of, jumping, sigma_from_gini, still
 
 
@@ -39,6 +47,57 @@ def test_files_that_are_no_trace_are_refused(tmp_path):
         read_trace(tmp_path / "one.npz")
     with pytest.raises(InvalidInput, match="another ending"):
         write_trace(tmp_path / "t.npy", still(0, 2, np.ones((1, 2))))
+
+
+def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path):
+    file = tmp_path / "t.npz"
+    write_trace(file, still(0, 2, np.ones((1, 2))))
+    before = file.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(InvalidInput) as refused:
+            write_trace(file, still(1, 2, np.ones((4, 64))))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(refused.value) == f"the trace {file} cannot be written: File too large"
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_where_no_trace_can_be_written_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="there is no folder"):
+        check_trace_file(tmp_path / "nowhere" / "t.npz")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(InvalidInput, match="is a folder"):
+        check_trace_file(tmp_path / "folder.npz")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"counts": np.full((2, 1, 2), 2**62)}, "sum to more than"),
+        ({"counts": np.full((2, 1, 2), 2**64 - 1, dtype=np.uint64)}, "sum to more than"),
+        ({"together": np.full((1, 2, 2), 1e308)}, "together is no count of requests; wanted 0 to"),
+        ({"name": np.array("n" * 5000)}, "has 5,000 characters"),
+        ({"name": np.array("one\ntwo")}, "no line of text"),
+        (
+            {"top_k": np.int64(3)},
+            "top_k is 3; a token is sent to 1 expert or more, and there are 2",
+        ),
+        ({"counts": np.zeros((2, 26, 10**6), dtype=np.uint8)}, "more than 50,000,000 counts"),
+    ],
+)
+def test_values_that_no_trace_has_are_refused(arrays, said, tmp_path):
+    file = tmp_path / "t.npz"
+    np.savez_compressed(file, **{"counts": np.ones((2, 1, 2), dtype=int), **arrays})
+    with pytest.raises(InvalidInput, match=said):
+        read_trace(file)
+
+
+def test_a_trace_of_few_experts_sends_a_token_to_no_more_of_them():
+    assert still(0, 2, np.ones((1, 2))).top_k == 2
+    assert drifting(0, 2, (1, 9), keeps=0.9).top_k == 8
 
 
 def test_a_trace_of_one_window_is_refused():

@@ -159,6 +159,15 @@ def test_a_layer_that_calls_one_of_many_experts_has_a_negative_balance(stats):
     assert "0 9 0 (100.0%) 0 (100.0%) 1 (0.0%) 4 -1.000 5.000" in lines
 
 
+def test_pairs_have_no_part_of_no_requests(stats, text):
+    whole = re.sub(r"(?m)^(twinport_expert_remembered_requests\{.*\}) .*$", r"\1 0", text)
+    assert whole != text
+    code, said = stats(whole)
+    assert code == 0, said
+    assert "0 and 1" not in said
+    assert "part of all 0 remembered" in " ".join(said.split())
+
+
 def test_no_table_of_pairs_where_there_are_none(stats):
     load = dataclasses.replace(LOAD, pairs=((), ()))
     code, said = stats(exposition(lambda: snapshot(load))().decode())
