@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ _DTYPES = {
     "tensor(string)": "string",
 }
 _ERRORS_ONLY = 3
+_CPU = Path("/proc/cpuinfo")
 _CODES = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?")
 _OF_A_NODE = re.compile(
     r"Non-zero status code returned while running (?P<operator>\S+) node\. "
@@ -136,6 +138,26 @@ def _provider(device: str) -> str:
     return provider
 
 
+@cache
+def products_saturate(flags: str | None = None) -> bool:
+    """Whether ONNX Runtime's products of int8 are wrong on this processor.
+
+    On x86 without VNNI they are added up in pairs of 16 bits, which saturate. Then the graph's
+    products are computed in float from what is dequantized, as the operators say.
+
+    Args:
+        flags: Of the processor, as in ``/proc/cpuinfo``; those of this one by default. Where
+            nobody tells them, products count as right.
+    """
+    if flags is None:
+        try:
+            flags = _CPU.read_text("utf-8")
+        except OSError:
+            return False
+    known = set(flags.split())
+    return "avx2" in known and not known & {"avx512_vnni", "avx_vnni"}
+
+
 def _session(model: Path, provider: str, options: BackendOptions) -> Any:
     def settings() -> Any:
         made = ort.SessionOptions()
@@ -152,6 +174,8 @@ def _session(model: Path, provider: str, options: BackendOptions) -> Any:
             made.add_session_config_entry(
                 f"session.{pool}.allow_spinning", str(int(options.spinning))
             )
+        if provider != CUDA and products_saturate():
+            made.add_session_config_entry("session.disable_quant_qdq", "1")
         return made
 
     def opened() -> Any:

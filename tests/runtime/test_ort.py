@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
 from runtime.backends.base import BackendOptions
-from runtime.backends.ort import OrtBackend
+from runtime.backends.ort import OrtBackend, products_saturate
 from runtime.errors import InvalidInput, RepositoryError
 
 
@@ -90,3 +90,17 @@ def test_a_file_that_does_not_load_is_named_without_its_folder(tmp_path):
     with pytest.raises(RepositoryError) as caught:
         OrtBackend(tmp_path / "bad.onnx", BackendOptions())
     assert str(caught.value) == ("bad.onnx cannot be loaded: it is not ONNX (wire type 6)")
+
+
+@pytest.mark.parametrize(
+    ("flags", "saturate"),
+    [
+        ("flags : fpu sse4_1 avx avx2 fma", True),
+        ("flags : avx2 avx512f avx512bw", True),
+        ("flags : avx2 avx512f avx512_vnni", False),
+        ("flags : avx2 avx_vnni", False),
+        ("Features : fp asimd asimddp", False),
+    ],
+)
+def test_products_of_int8_saturate_on_x86_without_vnni(flags, saturate):
+    assert products_saturate(flags) is saturate
