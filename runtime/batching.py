@@ -20,7 +20,7 @@ from typing import Any
 from runtime.batch_call import Computed, Run, compute
 from runtime.batch_rows import Arrays, Shapes, parted
 from runtime.batch_settings import BatchSettings
-from runtime.errors import DeadlineExceeded, ResourceExhausted, TwinportError, Unavailable
+from runtime.errors import TwinportError, Unavailable
 from runtime.experts.feed import LoadFeed
 from runtime.queueing import QueueSettings, RequestQueue, Waiting
 from runtime.statistics import CallTimes, Failure, Statistics
@@ -160,7 +160,7 @@ class Batcher:
                 self._turn_soon()
             return await item.answer
         except BaseException as error:
-            self._statistics.failed(_reason(error), time.monotonic_ns() - start)
+            self._statistics.failed(Failure.of(error), time.monotonic_ns() - start)
             raise
         finally:
             if item is not None and item.timer is not None:
@@ -389,14 +389,6 @@ class Batcher:
         for item in batch:
             if not item.answer.done():
                 item.answer.set_exception(error)
-
-
-def _reason(error: BaseException) -> Failure:
-    if isinstance(error, asyncio.CancelledError):
-        return Failure.CANCELED
-    if isinstance(error, (ResourceExhausted, DeadlineExceeded, Unavailable)):
-        return Failure.REJECTED
-    return Failure.BACKEND if isinstance(error, TwinportError) else Failure.OTHER
 
 
 def _unloaded() -> Unavailable:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -110,6 +111,28 @@ def publish(staging: Path, folder: Path, version: int, *, failed: bool = False) 
         ) from error
     _flush(parent)
     return target
+
+
+def check_target(path: Path, what: str, endings: Collection[str]) -> None:
+    """Refuse a file that cannot be written, before there is work.
+
+    Args:
+        path: The file.
+        what: It is to be, for the error.
+        endings: Those it may have, in lower case.
+
+    Raises:
+        InvalidInput: Another ending, there is no such folder or nothing may be written there,
+            or it is a folder itself.
+    """
+    if path.suffix.lower() not in endings:
+        raise InvalidInput(f"the {what} {path} has another ending; wanted {', '.join(endings)}")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"there is no folder {path.parent} for the {what}; make it first")
+    if path.is_dir():
+        raise InvalidInput(f"the {what} {path} is a folder; wanted a file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InvalidInput(f"the {what} {path} cannot be written: {os.strerror(errno.EACCES)}")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -7,12 +7,15 @@ observation is on the path of every request; exposition is somebody else's.
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from runtime.errors import DeadlineExceeded, ResourceExhausted, TwinportError, Unavailable
 
 SECONDS = (
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0,
@@ -30,6 +33,15 @@ class Failure(StrEnum):
     CANCELED = "CANCELED"
     BACKEND = "BACKEND"
     OTHER = "OTHER"
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Why a request ended with an error."""
+        if isinstance(error, CancelledError):
+            return cls.CANCELED
+        if isinstance(error, (ResourceExhausted, DeadlineExceeded, Unavailable)):
+            return cls.REJECTED
+        return cls.BACKEND if isinstance(error, TwinportError) else cls.OTHER
 
 
 @dataclass

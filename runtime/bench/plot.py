@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from runtime.bench.result import PERCENTILES, Level
-from runtime.errors import InvalidInput
-from runtime.layout import write_atomically
+from runtime.layout import check_target, write_atomically
 
 FORMATS = (".png", ".svg", ".pdf")
 _BINS = 80
@@ -38,17 +37,8 @@ def latency_figure(levels: Sequence[Level], title: str) -> Figure:
 
 
 def check_plot_file(path: Path) -> None:
-    """Refuse a file that cannot be drawn to, before anything is measured.
-
-    Raises:
-        InvalidInput: Another ending, no such folder, or it is a folder itself.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise InvalidInput(f"the plot {path} has another ending; wanted {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise InvalidInput(f"there is no folder {path.parent} for the plot; make it first")
-    if path.is_dir():
-        raise InvalidInput(f"the plot {path} is a folder; wanted a file")
+    """Refuse a file that cannot be drawn to; see ``check_target``."""
+    check_target(path, "plot", FORMATS)
 
 
 def write_plot(path: Path, figure: Figure) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.experts.arrays import FloatArray, IntArray
+from runtime.experts.certificate import cost_of
 from runtime.experts.devices import Devices
 from runtime.experts.filling import (
     Room,
@@ -28,8 +29,8 @@ _RISK = 1.5
 _PLACES = (2.0, 1.5, 1.0)
 """Experts that a device takes in a layer, at most, in units of what is its part by memory.
 Devices change names from layer to layer; where that does not keep to memory, fewer are taken."""
-_PRICED = 10
-"""Moves of a layer after which a ring, which knows no price, suits the prices."""
+PRICED = 10
+"""Moves of a layer after which a placement that was made without prices suits them."""
 _ROUNDS = 4
 """Of so many moves a layer at most, after which a ring suits devices that are to take unlike
 loads: slow ones hold as many experts as others, but light ones."""
@@ -57,21 +58,17 @@ def begun(
     keys, amount = _filled(outlook, bounds, devices, search)
     if outlook.price is not None or np.ptp(outlook.speed) == 0 or devices.count > MOST_DEVICES:
         return keys, amount
-    cost = _cost_of(keys, amount, outlook)
+    cost = cost_of(keys, amount, outlook, 0).total
     for _ in range(_ROUNDS):
-        moves = replace(bounds, moves=_PRICED * len(outlook.load))
+        moves = replace(bounds, moves=PRICED * len(outlook.load))
         changed = rearranged(keys, outlook, moves, search)
         again = leveled(changed, outlook)
-        before, now = cost, _cost_of(changed, again, outlook)
+        before, now = cost, cost_of(changed, again, outlook, 0).total
         if now < before:
             keys, amount, cost = changed, again, now
         if now > (1 - _LEAST_GAIN) * before:
             break
     return keys, amount
-
-
-def _cost_of(keys: IntArray, amount: FloatArray, outlook: Outlook) -> float:
-    return float(np.mean(outlook.costs(keys, amount).sum(0) * outlook.weight))
 
 
 def _filled(
@@ -87,7 +84,7 @@ def _filled(
         if _can_be_exact(outlook, bounds, room):
             return _exact(np.arange(len(outlook.load)), outlook, room)
     if outlook.price is not None:
-        suits = replace(bounds, moves=_PRICED * len(outlook.load))
+        suits = replace(bounds, moves=PRICED * len(outlook.load))
         keys, start = improved(keys, outlook, suits, search)
         amount = leveled(keys, outlook, start)
     kept, _ = within(keys, outlook, bounds)

@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.errors import PlacementError
 from runtime.experts.arrays import FloatArray, IntArray
-from runtime.experts.begin import begun
+from runtime.experts.begin import PRICED, begun
 from runtime.experts.certificate import Certificate, cost_of, lower_bound
 from runtime.experts.devices import Devices
 from runtime.experts.flows import MOST_DEVICES, rearranged
@@ -31,9 +31,7 @@ from runtime.experts.thinning import thinned
 from runtime.tensors import Array
 
 _ROUNDS = 6
-"""At the prices that companions have in the plan before, each with"""
-_PRICED = 10
-"""moves of a layer, where nothing bounds them."""
+"""At the prices that companions have in the plan of the round before."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,12 @@ def plan(
         keys, amount = _changed(current, outlook, bounds, search)
     if terms.memory:
         keys, amount = thinned(keys, amount, outlook, terms.memory)
-    limited = current is not None and moves is not None
+    limited = None if moves is None else current
     if outlook.price is not None or terms.touch:
         prices = partial(outlook_of, expected, devices, terms=terms)
         keys, amount = _settled((keys, amount), current, limited, prices, bounds, terms, search)
     placement = _placement(keys, amount, outlook.load)
-    held = current.keys if current is not None and limited else None
+    held = None if limited is None else limited.keys
     least = lower_bound(outlook, bounds, terms.memory, held)
     mine = outlook_of(expected, devices, placement, terms) if terms.touch else outlook
     cost = cost_of(placement.keys, amount, mine, terms.memory)
@@ -147,7 +145,7 @@ def _changed(
 def _settled(
     made: tuple[IntArray, FloatArray],
     current: Placement | None,
-    limited: bool,
+    limited: Placement | None,
     prices: Callable[[Placement | None], Outlook],
     bounds: Bounds,
     terms: Terms,
@@ -161,7 +159,7 @@ def _settled(
     Args:
         made: Keys and amounts.
         current: What there is.
-        limited: Whether moves from it are bounded.
+        limited: The same where moves from it are bounded.
         prices: The outlook with the prices of a placement.
         bounds: Of the plan.
         terms: The prices.
@@ -184,10 +182,10 @@ def _settled(
     found = [last]
     for _ in range(_ROUNDS if terms.touch else 0):
         outlook = prices(_placement(*last, load))
-        if current is not None and limited:
-            again = _changed(current, outlook, bounds, search)
+        if limited is not None:
+            again = _changed(limited, outlook, bounds, search)
         else:
-            some = replace(bounds, moves=_PRICED * len(load))
+            some = replace(bounds, moves=PRICED * len(load))
             keys, start = improved(last[0], outlook, some, search)
             again = keys, leveled(keys, outlook, start)
         if terms.memory:

@@ -10,9 +10,7 @@ The file is NumPy's ``.npz`` (no pickles) with these arrays::
 
 from __future__ import annotations
 
-import errno
 import io
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from runtime.array_files import load_arrays
 from runtime.errors import InvalidInput, NotFound, PlacementError
 from runtime.experts.arrays import FloatArray, IntArray
 from runtime.experts.predict import check_counts
-from runtime.layout import write_atomically
+from runtime.layout import check_target, write_atomically
 
 MOST_COUNTS = 50_000_000
 """Windows times layers times experts of a trace: 400 MB."""
@@ -101,20 +99,8 @@ def check_top_k(top_k: int, experts: int) -> None:
 
 
 def check_trace_file(path: Path) -> None:
-    """Refuse a file that no trace can be written to, before there is work.
-
-    Raises:
-        InvalidInput: Its ending is not ``.npz``, there is no such folder or nothing may be
-            written there, or it is a folder itself.
-    """
-    if path.suffix != ".npz":
-        raise InvalidInput(f"the trace {path} has another ending; wanted .npz")
-    if not path.parent.is_dir():
-        raise InvalidInput(f"there is no folder {path.parent} for the trace; make it first")
-    if path.is_dir():
-        raise InvalidInput(f"the trace {path} is a folder; wanted a file")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InvalidInput(f"the trace {path} cannot be written: {os.strerror(errno.EACCES)}")
+    """Refuse a file that no trace can be written to; see ``check_target``."""
+    check_target(path, "trace", (".npz",))
 
 
 def write_trace(path: Path, trace: Trace) -> None:

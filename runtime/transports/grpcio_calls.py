@@ -114,13 +114,27 @@ class _Rpc:
     def begin(self) -> None:
         raise NotImplementedError
 
-    def _answer_in_task(self, *payload: bytes) -> None:
+    def _answer_in_task(self) -> None:
         """Answer, where the call is not over yet."""
         if not self._over:
             self._calls.began(self)
-            self._task = asyncio.get_running_loop().create_task(self._answer(*payload))
+            self._task = asyncio.get_running_loop().create_task(self._answered())
 
-    async def _answer(self, *payload: bytes) -> None:
+    async def _answered(self) -> None:
+        """Answer, and end the call by how that went."""
+        try:
+            answer = await self._answer()
+        except TwinportError as error:
+            self._end(error)
+        except asyncio.CancelledError:
+            if not self._over:  # it was not the client who cancelled
+                self._end(Unavailable("the server gave the call up; ask again"))
+            raise
+        else:
+            self._end(answer=answer)
+
+    async def _answer(self) -> bytes | None:
+        """What is still to be sent before the status."""
         raise NotImplementedError
 
     def _closed(self, event: Any) -> None:
@@ -147,11 +161,6 @@ class _Rpc:
             operations.append(_status((), int(error.status), details_of(error).encode(), 0))
         self._batch(operations, _nobody_waits)
 
-    def _cancelled(self) -> None:
-        """Say so, where it was not the client who cancelled."""
-        if not self._over:
-            self._end(Unavailable("the server gave the call up; ask again"))
-
     def _batch(self, operations: Iterable[Any], tag: Any) -> None:
         if not self._calls.finished:
             self._core.start_server_batch(tuple(operations), tag)
@@ -167,6 +176,8 @@ class _Unknown(_Rpc):
 class _Unary(_Rpc):
     """One message each way."""
 
+    _payload = b""
+
     def begin(self) -> None:
         self._batch((_receive(0),), self._received)
 
@@ -177,18 +188,11 @@ class _Unary(_Rpc):
             # Where the core has refused what was sent, nobody gets to see this.
             self._end(InvalidInput("the request ends without a message; this call takes one"))
             return
-        self._answer_in_task(payload)
+        self._payload = payload
+        self._answer_in_task()
 
-    async def _answer(self, *payload: bytes) -> None:
-        try:
-            answer = await self._calls.servicer.unary(self._method, payload[0], self._call())
-        except TwinportError as error:
-            self._end(error)
-        except asyncio.CancelledError:
-            self._cancelled()
-            raise
-        else:
-            self._end(answer=answer)
+    async def _answer(self) -> bytes:
+        return await self._calls.servicer.unary(self._method, self._payload, self._call())
 
 
 class _Stream(_Rpc):
@@ -197,23 +201,15 @@ class _Stream(_Rpc):
     def begin(self) -> None:
         self._answer_in_task()
 
-    async def _answer(self, *_payload: bytes) -> None:
+    async def _answer(self) -> None:
         stream = self._calls.servicer.stream(self._method, self._messages(), self._call())
-        try:
-            async with aclosing(cast(AsyncGenerator[bytes, None], stream)) as answers:
-                async for answer in answers:
-                    start = [] if self._has_headers else [_start((), 0)]
-                    self._has_headers = True
-                    # The next one waits until the client has room for it.
-                    if not (await self._done([*start, _send(answer, 0)])).success:
-                        return
-        except TwinportError as error:
-            self._end(error)
-        except asyncio.CancelledError:
-            self._cancelled()
-            raise
-        else:
-            self._end()
+        async with aclosing(cast(AsyncGenerator[bytes, None], stream)) as answers:
+            async for answer in answers:
+                start = [] if self._has_headers else [_start((), 0)]
+                self._has_headers = True
+                # The next one waits until the client has room for it.
+                if not (await self._done([*start, _send(answer, 0)])).success:
+                    return
 
     async def _messages(self) -> AsyncIterator[bytes]:
         while True:

@@ -66,6 +66,16 @@ async def served(behave, **options):
         await transport.stop(1)
 
 
+def later(seconds):
+    """What came, after a while."""
+
+    async def answer(payload, _call):
+        await asyncio.sleep(seconds)
+        return payload
+
+    return answer
+
+
 async def failure(channel):
     with pytest.raises(grpc.aio.AioRpcError) as unary:
         await channel.unary_unary("/a.B/Unary")(b"1", timeout=SECONDS)
@@ -291,11 +301,7 @@ async def test_the_server_stays_awake_when_looking_for_events_fails_once(where, 
 
 
 async def test_calls_whose_clients_leave_at_any_moment_leave_nothing_behind():
-    async def slowly(payload, _call):
-        await asyncio.sleep(0.001)
-        return payload
-
-    async with served(slowly) as channel:
+    async with served(later(0.001)) as channel:
         ask = channel.unary_unary("/a.B/Unary")
         for round_ in range(20):
             calls = [ask(b"%d" % number) for number in range(100)]
@@ -309,11 +315,7 @@ async def test_calls_whose_clients_leave_at_any_moment_leave_nothing_behind():
 
 
 async def test_thousands_of_calls_at_one_time_get_their_own_answers():
-    async def slowly(payload, _call):
-        await asyncio.sleep(0)
-        return payload
-
-    async with served(slowly) as channel:
+    async with served(later(0)) as channel:
         ask = channel.unary_unary("/a.B/Unary")
         payloads = [b"%d" % number for number in range(5000)]
         assert await asyncio.gather(*map(ask, payloads)) == payloads
