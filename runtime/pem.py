@@ -1,26 +1,26 @@
-"""Files with certificates and keys (PEM), checked before a library takes them; needs only ssl."""
+"""Files with certificates and keys (PEM), checked before the library of gRPC takes them."""
 
 from __future__ import annotations
 
-import base64
 import re
 import ssl
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import Certificate, load_pem_x509_certificates
 
 from runtime.errors import InvalidInput
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s(.*?)-----END \1-----", re.DOTALL)
-_CERTIFICATES = (b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE")
+_CERTIFICATES = (b"CERTIFICATE", b"X509 CERTIFICATE")
 _KEY = b"PRIVATE KEY"
-_CURVED = bytes.fromhex("2a8648ce3d0201")
-_CURVES = tuple(map(bytes.fromhex, ("2a8648ce3d030107", "2b81040022", "2b81040023")))
-"""Identifiers of keys on a curve, and of P-256, P-384 and P-521."""
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+"""Of keys that both transports know: P-256, P-384 and P-521."""
 _OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 """What OpenSSL says of a key that is not that of the certificate; the last, of another kind."""
-_UTC_TIME, _VERSION = 0x17, 0xA0
-"""Tags of DER: a time with two digits for the year; the version, which may be left out."""
 
 
 def read_pair(cert: Path, key: Path) -> tuple[bytes, bytes]:
@@ -32,7 +32,7 @@ def read_pair(cert: Path, key: Path) -> tuple[bytes, bytes]:
     """
     shown, secret = _read(cert), _read(key)
     first, *_ = _certificates(cert, shown)
-    kinds = [kind for kind, _ in _blocks(secret) if kind.endswith(_KEY)]
+    kinds = [kind for kind in _kinds(secret) if kind.endswith(_KEY)]
     if not kinds:
         raise InvalidInput(f"{key} holds no private key in PEM form")
     if kinds[0].startswith(b"ENCRYPTED") or b"Proc-Type: 4,ENCRYPTED" in secret:
@@ -41,7 +41,7 @@ def read_pair(cert: Path, key: Path) -> tuple[bytes, bytes]:
         )
     if (wrong := _outside(first)) is not None:
         raise InvalidInput(f"the certificate in {cert} {wrong}")
-    if _strange_curve(first):
+    if _on_strange_curve(first):
         raise InvalidInput(f"the key of {cert} is on a curve that is not known; wanted P-256")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -72,29 +72,28 @@ def _read(path: Path) -> bytes:
         raise InvalidInput(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _blocks(data: bytes) -> list[tuple[bytes, bytes]]:
-    """What each block of a file says it is, and its text."""
-    return [(match[1], match[2]) for match in _BLOCK.finditer(data)]
+def _kinds(data: bytes) -> list[bytes]:
+    """What each whole block of a file says it is."""
+    return [match[1] for match in _BLOCK.finditer(data)]
 
 
-def _certificates(path: Path, data: bytes) -> list[bytes]:
-    """All certificates of a file in DER form, at least one, each of which OpenSSL takes."""
-    found = [text for kind, text in _blocks(data) if kind in _CERTIFICATES]
-    if not found:
+def _certificates(path: Path, data: bytes) -> list[Certificate]:
+    """All certificates of a file, at least one, each of which OpenSSL takes."""
+    if not any(kind in _CERTIFICATES for kind in _kinds(data)):
         raise InvalidInput(f"{path} holds no certificate in PEM form")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        ders = [base64.b64decode(b"".join(text.split()), validate=True) for text in found]
-        for der in ders:
-            context.load_verify_locations(cadata=der)
+        found = load_pem_x509_certificates(data)
+        for certificate in found:
+            context.load_verify_locations(cadata=certificate.public_bytes(Encoding.DER))
     except (ssl.SSLError, ValueError) as error:
         raise InvalidInput(f"{path} holds a damaged certificate") from error
-    return ders
+    return found
 
 
-def _outside(der: bytes) -> str | None:
+def _outside(certificate: Certificate) -> str | None:
     """What is to be said of a certificate that is not valid now; none of one that is."""
-    begins, ends = (_time(tag, value.decode()) for tag, value in _elements(_fields(der)[3]))
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     now = datetime.now(UTC)
     if now > ends:
         return f"expired on {ends:%Y-%m-%d %H:%M} UTC"
@@ -103,36 +102,13 @@ def _outside(der: bytes) -> str | None:
     return None
 
 
-def _strange_curve(der: bytes) -> bool:
+def _on_strange_curve(certificate: Certificate) -> bool:
     """Whether the key is on a curve that neither transport knows."""
-    _, algorithm = next(_elements(_fields(der)[5]))
-    kind, *parameters = (value for _, value in _elements(algorithm))
-    return kind == _CURVED and parameters[0] not in _CURVES
-
-
-def _fields(der: bytes) -> list[bytes]:
-    """Of what is signed of a certificate, from the serial number on (RFC 5280, section 4.1)."""
-    _, certificate = next(_elements(der))
-    _, to_be_signed = next(_elements(certificate))
-    return [value for tag, value in _elements(to_be_signed) if tag != _VERSION]
-
-
-def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Tag and value of each element of DER in a row."""
-    at = 0
-    while at < len(data):
-        tag, size, at = data[at], data[at + 1], at + 2
-        if size & 0x80:
-            digits = size & 0x7F
-            size, at = int.from_bytes(data[at : at + digits]), at + digits
-        yield tag, data[at : at + size]
-        at += size
-
-
-def _time(tag: int, text: str) -> datetime:
-    if tag == _UTC_TIME:
-        text = ("19" if text[:2] >= "50" else "20") + text
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):  # not even named
+        return True
+    return isinstance(key, ec.EllipticCurvePublicKey) and not isinstance(key.curve, _CURVES)
 
 
 def _said_of_pair(cert: Path, key: Path, error: Exception) -> str:
