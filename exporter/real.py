@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
 
 import numpy as np
 
 from exporter.ranges import range_of
 from exporter.samples import shared_batch_axis
 from exporter.source import Source
+from runtime.array_files import load_arrays
 from runtime.errors import InvalidInput, NotFound
 from runtime.tensors import Array, check_array
 
@@ -165,13 +165,9 @@ def _in_calls(rows: Array, batch: int) -> Array:
 def _from_npz(source: Source, path: Path) -> RealData:
     if not path.is_file():
         raise NotFound(f"samples {path} do not exist; give an .npz with an array for each input")
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            # An .npy is one array without a name.
-            arrays = {name: loaded[name] for name in getattr(loaded, "files", ())}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise InvalidInput(f"{path.name} is no .npz of plain arrays: {error}") from error
+    loaded = load_arrays(path)
+    # An .npy is one array without a name.
+    arrays = loaded if isinstance(loaded, dict) else {}
     wanted = [spec.name for spec in source.inputs]
     if sorted(arrays) != sorted(wanted):
         raise InvalidInput(

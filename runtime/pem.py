@@ -14,7 +14,7 @@ from cryptography.x509 import Certificate, load_pem_x509_certificates
 
 from runtime.errors import InvalidInput
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s(.*?)-----END \1-----", re.DOTALL)
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
 _CERTIFICATES = (b"CERTIFICATE", b"X509 CERTIFICATE")
 _KEY = b"PRIVATE KEY"
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)

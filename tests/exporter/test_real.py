@@ -47,7 +47,10 @@ def test_inputs_without_a_batch_axis_take_whole_calls(samples):
         ({"x": ROWS.astype(np.float64)}, "data type float64; the model wants float32"),
         ({"x": ROWS[:, :3]}, r"shape \[5, 3\]; the model wants float32 \[n, 4\]"),
         ({"x": ROWS[:0]}, "holds no rows of 'x'"),
-        ({"x": np.array([{}], dtype=object)}, "rows.npz is no .npz of plain arrays"),
+        (
+            {"x": np.array([{}], dtype=object)},
+            "rows.npz cannot be read as NumPy's .npz: it holds no plain arrays",
+        ),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(samples, arrays, text):
@@ -61,7 +64,7 @@ def test_files_that_are_no_archives_are_refused(source_of, tmp_path):
         real_data(source, samples=tmp_path / "gone.npz")
     for content in (b"", b"no archive", b"PK\x03\x04 no archive"):
         (tmp_path / "bad.npz").write_bytes(content)
-        with pytest.raises(InvalidInput, match=r"bad.npz is no .npz"):
+        with pytest.raises(InvalidInput, match=r"bad.npz cannot be read as NumPy's .npz"):
             real_data(source, samples=tmp_path / "bad.npz")
 
 
