@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from serving_load import (
+    ALONE,
     BY_GRPCIO,
     MANY,
     ONE,
@@ -41,11 +41,13 @@ from serving_peers import PEERS
 from serving_servers import (
     NotRun,
     Starter,
+    bare,
     empty,
     empty_aio,
     ours,
     running,
 )
+from serving_session import artifact_of, session_of
 from serving_tables import judged, with_summary, with_tables
 
 ROOT = Path(__file__).parents[1]
@@ -65,8 +67,10 @@ def main() -> int:
     servers: dict[str, tuple[Starter, tuple[Case, ...]]] = {
         "empty grpc.aio": (empty_aio, (*ONE, *MANY, *SPREAD)),
         "empty grpcio": (empty("grpcio"), (*ONE, *MANY, *SPREAD)),
+        "bare grpcio": (bare("grpcio"), ALONE),
         "grpcio": (ours(), (*ONE, *MANY, *SPREAD, *BY_GRPCIO)),
         "empty envoy": (empty("envoy"), (*ONE, *MANY, *SPREAD)),
+        "bare envoy": (bare("envoy"), ALONE),
         "envoy": (ours("--transport", "envoy"), (*ONE, *MANY, *SPREAD, *BY_GRPCIO)),
         "grpcio, 2 workers": (ours("--workers", "2"), WORKERS),
     }
@@ -197,11 +201,7 @@ def one_round(
 
 def limit(repository: Path, seconds: float) -> dict[int, float]:
     """Images per second of ONNX Runtime called in this process, one thread, by batch."""
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    model = str(repository / "lenet5" / "1" / "model.onnx")
-    session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    session = session_of(artifact_of(repository))
     found = {}
     for rows in BATCHES:
         images = np.random.default_rng(rows).random((rows, 1, 32, 32), dtype=np.float32)

@@ -52,6 +52,7 @@ class Case:
         return "".join(parts) + (" grpcio" if self.generator == "grpcio" else "")
 
 
+ALONE = (Case(1),)
 ONE = tuple(Case(count) for count in (1, 8, 32, 128))
 MANY = tuple(Case(count, 64) for count in (1, 4, 16))
 SPREAD = (Case(32, connections=8),)

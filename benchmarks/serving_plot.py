@@ -25,7 +25,7 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
             for level in LEVELS
             if str(level) in server["cases"]
         ]
-        if not cases:
+        if not cases or name.startswith("bare"):
             continue
         levels = [level for level, _ in cases]
         middle = [median(values) for _, values in cases]

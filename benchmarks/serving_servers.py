@@ -13,12 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
 import numpy as np
-import onnxruntime as ort
+from serving_session import ARTIFACT, artifact_of, session_of
 
 from protos import ModelInferRequest, ModelInferResponse
 from runtime.codec import arrays_from_response
@@ -74,6 +74,17 @@ def empty(transport: str) -> Starter:
         state = str(folder / "state")
         command = [sys.executable, program, str(repository), transport, str(port), state]
         return Start(command, computes=False)
+
+    return start
+
+
+def bare(transport: str) -> Starter:
+    """The transport and ONNX Runtime, with no more between them than has to be."""
+    start_empty = empty(transport)
+
+    def start(repository: Path, folder: Path, port: int) -> Start:
+        environment = {ARTIFACT: str(artifact_of(repository))}
+        return replace(start_empty(repository, folder, port), environment=environment)
 
     return start
 
@@ -198,8 +209,7 @@ def check_right(url: str, repository: Path, payload: bytes) -> None:
     image = array_from_bytes(
         request.raw_input_contents[0], BY_NAME["float32"], request.inputs[0].shape, "the image"
     )
-    model = str(repository / "lenet5" / "1" / "model.onnx")
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = session_of(artifact_of(repository))
     (right,) = session.run(["logits"], {"image": image})
     logits = arrays_from_response(probe(url, payload)).get("logits", np.zeros(0))
     if logits.shape != right.shape or not np.allclose(logits, right, rtol=1e-4, atol=1e-4):

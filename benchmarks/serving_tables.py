@@ -90,6 +90,7 @@ def tables_from_record(record: Mapping[str, Any]) -> str:
         "",
         f"In-process, images/s by batch: {limits}.",
         "",
+        *_alone(record),
         *_table(record, "requests/s", "requests_per_second", "{:,.0f}"),
         *_table(record, "p99 in ms", "p99_ms", "{:.2f}"),
         *_table(record, "CPU µs a request", "cpu_us_per_request", "{:,.0f}"),
@@ -97,6 +98,8 @@ def tables_from_record(record: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for name, server in record["servers"].items():
+        if name.startswith("bare"):
+            continue
         by_grpcio = [
             _cell(_values(record, name, f"{level} grpcio", "requests_per_second"), "{:,.0f}")
             for level in (1, 32)
@@ -113,9 +116,23 @@ def tables_from_record(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _alone(record: Mapping[str, Any]) -> list[str]:
+    """What each transport reaches with ONNX Runtime and no service between them."""
+    rates = {
+        name: _values(record, name, "1", "requests_per_second")
+        for name in ("bare grpcio", "bare envoy")
+    }
+    found = [f"`{name}` {_cell(values, '{:,.0f}')}" for name, values in rates.items() if values]
+    if not found:
+        return []
+    return [f"Transport and ONNX Runtime alone, requests/s at 1 in flight: {', '.join(found)}.", ""]
+
+
 def _table(record: Mapping[str, Any], title: str, key: str, form: str) -> list[str]:
     lines = [f"| {title} | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name in record["servers"]:
+        if name.startswith("bare"):
+            continue
         cells = [_cell(_values(record, name, column, key), form) for column in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
@@ -150,7 +167,7 @@ def summary_from_record(record: Mapping[str, Any]) -> str:
             f"({_cell(_values(record, name, column, 'p99_ms'), '{:.1f}')})"
             for column in columns
         ]
-        if name.startswith("empty") or cells[0] == "- (-)":
+        if name.startswith(("empty", "bare")) or cells[0] == "- (-)":
             continue
         cells.append(_cell(_values(record, name, "32", "cpu_us_per_request"), "{:,.0f}"))
         cells.append(_cell(server["resident_mb"], "{:.0f}"))

@@ -155,9 +155,10 @@ class Batcher:
             self._beside += _NEWEST * (beside - self._beside)
             if self._due is None or isinstance(self._due, asyncio.TimerHandle):
                 if not beside and self._may_go_at_once(item):
+                    # Others of this turn of the loop come so soon after it that they are beside.
                     self._begin_calls(at_once=True)
-                # Others that come in this turn of the loop find it due, and are beside.
-                self._turn_soon()
+                else:
+                    self._turn_soon()
             return await item.answer
         except BaseException as error:
             self._statistics.failed(Failure.of(error), time.monotonic_ns() - start)

@@ -94,14 +94,9 @@ def record():
 @pytest.mark.parametrize("document", ["docs/speed.md", "README.md"])
 def test_the_measured_tables_are_the_benchmarks_record(document, tables):
     text = (ROOT / document).read_text("utf-8")
-    place = ROOT / "benchmarks/results/serving.json"
+    record = json.loads((ROOT / "benchmarks/results/serving.json").read_text("utf-8"))
     write = tables.with_tables if document == "docs/speed.md" else tables.with_summary
-    if place.exists():
-        assert write(text, json.loads(place.read_text("utf-8"))) == text
-    else:
-        begin = tables.BEGIN if document == "docs/speed.md" else tables.SUMMARY_BEGIN
-        end = tables.END if document == "docs/speed.md" else tables.SUMMARY_END
-        assert begin + end in text
+    assert write(text, record) == text
 
 
 def test_the_table_of_the_steps_is_the_profiles_record(monkeypatch):
@@ -109,11 +104,8 @@ def test_the_table_of_the_steps_is_the_profiles_record(monkeypatch):
     import serving_profile
 
     text = (ROOT / "docs/speed.md").read_text("utf-8")
-    place = ROOT / "benchmarks/results/serving_profile.json"
-    if place.exists():
-        assert serving_profile.with_table(text, json.loads(place.read_text("utf-8"))) == text
-    else:
-        assert serving_profile.BEGIN + serving_profile.END in text
+    record = json.loads((ROOT / "benchmarks/results/serving_profile.json").read_text("utf-8"))
+    assert serving_profile.with_table(text, record) == text
 
 
 def test_ratios_are_those_of_one_round(record, tables):
@@ -121,6 +113,16 @@ def test_ratios_are_those_of_one_round(record, tables):
     assert texts["envoy at 8 in flight: 1.65 (1.50 to 1.80) of triton's requests/s, wanted 1.4"]
     assert texts["envoy with 64 images a request, 4 in flight: 1.65 (1.50 to 1.80) of in-process, "
                  "wanted 0.8"]  # fmt: skip
+
+
+def test_what_runs_without_a_service_has_a_line_and_no_row(record, tables):
+    assert "alone" not in tables.tables_from_record(record)
+    record["servers"]["bare envoy"] = server(**{"1": [1800.0, 1700.0]})
+    text = tables.tables_from_record(record)
+    assert (
+        "Transport and ONNX Runtime alone, requests/s at 1 in flight: `bare envoy` 1,750." in text
+    )
+    assert "| bare envoy" not in text + tables.summary_from_record(record)
 
 
 def test_what_was_not_measured_does_not_hold(record, tables):
