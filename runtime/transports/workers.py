@@ -22,18 +22,12 @@ from runtime.settings import ServerSettings
 from runtime.transports.base import address_text
 from runtime.transports.group_memory import GroupMemory
 from runtime.transports.handoff import LISTEN, TOTALS
+from runtime.transports.restarts import Restarts
 from runtime.transports.sockets import reserved
 from runtime.transports.tls import read_tls
 from runtime.transports.worker_handle import Heard, Worker, start_worker
 
 logger = logging.getLogger(__name__)
-
-ATTEMPTS = 5
-"""Starts in a row that may fail before the server gives up."""
-FIRST_PAUSE_S = 0.1
-"""Before a worker is started again; doubled with each failure in a row."""
-STEADY_SECONDS = 10.0
-"""A worker that listened for so long did not fail to start."""
 
 
 def run_workers(settings: ServerSettings, report: Callable[[str], None]) -> None:
@@ -142,7 +136,7 @@ class _Group:
         Raises:
             TwinportError: It does not start.
         """
-        failures = 0
+        restarts = Restarts()
         while True:
             begun = time.monotonic()
             worker = await self._start(number)
@@ -151,12 +145,11 @@ class _Group:
                 return
             self._ended.append(worker.snapshot)
             del self._workers[number]
-            steady = bool(worker.address) and time.monotonic() - begun > STEADY_SECONDS
-            failures = 1 if steady else failures + 1
-            if not self._up or failures > ATTEMPTS:
+            served_s = time.monotonic() - begun if worker.address else 0.0
+            pause = restarts.pause_after(served_s)
+            if not self._up or pause is None:
                 text, _ = worker.failed or (f"a worker ended with code {code} before it served", 1)
                 raise TwinportError(text)
-            pause = FIRST_PAUSE_S * 2 ** (failures - 1)
             logger.warning(
                 "worker %d ended with code %d; it is started again in %g s", number, code, pause
             )
