@@ -90,6 +90,10 @@ class Batcher:
         self._running = 0
         self._due: asyncio.Handle | None = None
         """The next turn, where one is to come."""
+        self._patient = False
+        """Whether that comes when a delay is over, and may come sooner."""
+        self._leaving = False
+        """Whether nothing more is to come that could join what waits."""
         self._arrived = False
         self._beside = 0.0
         """Share of the newest requests that came beside others."""
@@ -153,7 +157,7 @@ class Batcher:
                 or item.arrived_ns - self._answered_ns < OVERLAP_NS
             )
             self._beside += _NEWEST * (beside - self._beside)
-            if self._due is None or isinstance(self._due, asyncio.TimerHandle):
+            if self._due is None or self._patient:
                 if not beside and self._may_go_at_once(item):
                     # Others of this turn of the loop come so soon after it that they are beside.
                     self._begin_calls(at_once=True)
@@ -179,7 +183,8 @@ class Batcher:
         return len(self._queue)
 
     async def idle(self) -> None:
-        """Wait until nothing waits and no call runs."""
+        """Wait until nothing waits and no call runs; from now on no request waits for others."""
+        self._leaving = True
         while self._running or self._again or len(self._queue):
             self._turn_soon()  # those that nobody wants any more are let go
             done = asyncio.get_running_loop().create_future()
@@ -199,11 +204,12 @@ class Batcher:
         if self._due is not None:
             self._due.cancel()
         loop = self._loop or asyncio.get_running_loop()
+        self._patient = False
         self._due = loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         """Begin the calls that are to begin now."""
-        self._due = None
+        self._due, self._patient = None, False
         try:
             self._begin_calls()
         except Exception as error:
@@ -268,7 +274,8 @@ class Batcher:
         if self._quiet < turns and now - self._since < GATHER_SECONDS:
             self._turn_soon()
             return True
-        if settings.delay_s and not self._preferred_rows() and self._delayed(now):
+        waits = bool(settings.delay_s) and not self._leaving
+        if waits and not self._preferred_rows() and self._delayed(now):
             return True
         self._since = 0.0
         return False
@@ -282,6 +289,7 @@ class Batcher:
             self._turn_soon()
         else:
             loop = asyncio.get_running_loop()
+            self._patient = True
             self._due = loop.call_later(left - COARSE_SECONDS, self._turn)
         return True
 
@@ -320,13 +328,14 @@ class Batcher:
 
     def _call_in_thread(self, batch: list[Waiting], lane: Lane, size: int) -> None:
         begun: list[int] = []
+        wanted: list[Waiting] = []
         counts = self._counts()
 
         def call() -> Computed | None:
             begun.append(time.monotonic_ns())
-            if all(item.answer.done() for item in batch):
-                return None  # nobody waits for it any more
-            return compute(batch, lane.run, counts)
+            # It may have waited for the thread for long, and nobody for some of it any more.
+            wanted.extend([item for item in batch if not item.answer.done()])
+            return compute(wanted, lane.run, counts) if wanted else None
 
         def ended(future: Future[Computed | None]) -> None:
             lane.calls -= 1
@@ -334,9 +343,9 @@ class Batcher:
             try:
                 computed = future.result()
                 if computed is not None:
-                    self._answer(batch, computed, begun[0])
+                    self._answer(wanted, computed, begun[0])
             except Exception as error:
-                self._failed(batch, error)
+                self._failed(wanted or batch, error)
             self._turn_soon()
 
         lane.calls += 1

@@ -155,19 +155,20 @@ class RequestQueue:
         self._levels: dict[int, deque[Waiting]] = {}
         if settings == QueueSettings():
             self._plain = self._levels.setdefault(settings.default_level, deque())
-        self._delayed: deque[Waiting] = deque()
+        self._delayed: dict[int, deque[Waiting]] = {}
+        """By level: those that waited too long there, which go after the others of it."""
         self._joinable: int | None = 0
         """What ``rows`` gives; none where it is to be counted again."""
 
     def __len__(self) -> int:
         if self._plain is not None:
             return len(self._plain)
-        return sum(map(len, self._levels.values())) + len(self._delayed)
+        return sum(map(len, (*self._levels.values(), *self._delayed.values())))
 
     def __iter__(self) -> Iterator[Waiting]:
         for level in sorted(self._levels):
             yield from self._levels[level]
-        yield from self._delayed
+            yield from self._delayed.get(level, ())
 
     def put(
         self,
@@ -209,27 +210,34 @@ class RequestQueue:
 
     def _room_in(self, level: int, most: int) -> deque[Waiting]:
         queue = self._levels.setdefault(level, deque())
-        if most and len(queue) >= most:
+        if most and self._length(level) >= most:
             self.drop_dead()
-            if len(queue) >= most:
+            if (length := self._length(level)) >= most:
                 raise ResourceExhausted(
-                    f"{len(queue)} requests wait already, which is all that max_queue_size "
+                    f"{length} requests wait already, which is all that max_queue_size "
                     "allows; send it later"
                 )
         return queue
 
+    def _length(self, level: int) -> int:
+        return len(self._levels[level]) + len(self._delayed.get(level, ()))
+
     def drop_dead(self) -> None:
         """Let go of what nobody waits for any more, and reject what waited too long."""
         now = time.monotonic()
-        for queue in self._levels.values():
-            kept = [item for item in queue if not self._ends(item, now)]
-            if len(kept) < len(queue):
+        for level, late in list(self._delayed.items()):
+            kept = deque(item for item in late if not _expired(item, now))
+            if len(kept) < len(late):
+                self._joinable = None
+                self._delayed[level] = kept
+                if not kept:
+                    del self._delayed[level]
+        for level, queue in self._levels.items():
+            staying = [item for item in queue if not self._ends(item, level, now)]
+            if len(staying) < len(queue):
                 self._joinable = None
                 queue.clear()
-                queue.extend(kept)
-        if any(_expired(item, now) for item in self._delayed):
-            self._joinable = None
-            self._delayed = deque(item for item in self._delayed if not _expired(item, now))
+                queue.extend(staying)
 
     def take(self, max_rows: int) -> list[Waiting]:
         """What goes now: the first request and all that fit into one call with it.
@@ -329,7 +337,7 @@ class RequestQueue:
         self._delayed.clear()
         self._joinable = 0
 
-    def _ends(self, item: Waiting, now: float) -> bool:
+    def _ends(self, item: Waiting, level: int, now: float) -> bool:
         """Whether an item leaves its level now; one that is only late may be put last."""
         if _expired(item, now):
             return True
@@ -338,19 +346,20 @@ class RequestQueue:
         if item.rejectable:
             item.answer.set_exception(too_late(QUEUE_TIME))
         else:
-            self._delayed.append(item)
+            self._delayed.setdefault(level, deque()).append(item)
         return True
 
     def _remove(self, chosen: Sequence[Waiting]) -> None:
         gone = set(map(id, chosen))
         self._joinable = None
-        for queue in (*self._levels.values(), self._delayed):
+        for queue in (*self._levels.values(), *self._delayed.values()):
             while queue and id(queue[0]) in gone:
                 gone.discard(id(queue.popleft()))
             if gone and any(id(item) in gone for item in queue):
                 kept = [item for item in queue if id(item) not in gone]
                 queue.clear()
                 queue.extend(kept)
+        self._delayed = {level: late for level, late in self._delayed.items() if late}
 
 
 def _is_late(item: Waiting, now: float) -> bool:

@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from runtime.errors import ResourceExhausted
 from runtime.queueing import QueuePolicy, QueueSettings, RequestQueue
 
 
@@ -49,3 +50,31 @@ def test_a_request_may_wait_less_than_its_level_where_that_is_allowed():
     assert policy.wait_s(120) == 60
     assert QueuePolicy(timeout_s=60).wait_s(0.5) == 60
     assert QueuePolicy(allow_timeout_override=True).wait_s(0.5) == 0.5
+
+
+def delaying(**policy):
+    """Three levels of requests that go last once they have waited for a nanosecond."""
+    late = QueuePolicy(timeout_s=1e-9, delay_on_timeout=True, **policy)
+    return RequestQueue(QueueSettings(levels=3, default_level=2, policies={1: late, 2: late}))
+
+
+async def test_what_waited_too_long_goes_after_its_level_and_before_the_levels_below():
+    queue = delaying()
+    put(queue, 2, 2, priority=2)
+    put(queue, 1, 2, priority=1)
+    put(queue, 3, 2, priority=3)
+    queue.drop_dead()
+    put(queue, 4, 2, priority=3)
+    assert [item.rows for item in queue] == [1, 2, 3, 4]
+    assert [item.rows for item in queue.take(6)] == [1, 2, 3]
+    assert len(queue) == 1
+
+
+async def test_what_waited_too_long_counts_in_a_level_that_is_full():
+    queue = delaying(max_queue_size=2)
+    put(queue, 1, 2, priority=1)
+    put(queue, 1, 2, priority=1)
+    with pytest.raises(ResourceExhausted, match="2 requests wait already"):
+        put(queue, 1, 2, priority=1)
+    next(iter(queue)).answer.cancel()
+    put(queue, 1, 2, priority=1)

@@ -1,0 +1,108 @@
+"""A delay ends as soon as waiting brings nothing, on the event loop that servers run on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+import uvloop
+
+from runtime.batch_settings import BatchSettings
+from runtime.batching import Batcher, Lane
+from runtime.statistics import Statistics
+from runtime.worker import Worker
+
+FOR_EVER_S = 3600.0
+
+
+class Recording:
+    """A model that gives back ``x`` and keeps what it was called with."""
+
+    def __init__(self):
+        self.calls = []
+        self.begun, self.open = threading.Event(), threading.Event()
+        self.open.set()
+
+    def __call__(self, arrays, _names):
+        self.begun.set()
+        assert self.open.wait(30)
+        self.calls.append(arrays["x"][:, 0].tolist())
+        return {"y": arrays["x"]}
+
+
+@pytest.fixture
+def model():
+    return Recording()
+
+
+@pytest.fixture
+def run(model):
+    """Run what is done with a batcher, to its end, on uvloop."""
+    worker = Worker("test")
+
+    def run(work, **settings):
+        async def main():
+            async with asyncio.timeout(30):
+                await work(Batcher([Lane(model, worker)], BatchSettings(**settings), Statistics()))
+
+        uvloop.run(main())
+
+    yield run
+    model.open.set()
+    worker.close()
+
+
+def asked(batcher, *values, rows=1):
+    return [
+        asyncio.create_task(batcher.submit({"x": np.full((rows, 2), value, np.float32)}, ["y"]))
+        for value in values
+    ]
+
+
+async def waiting(batcher, count):
+    while batcher.waiting < count:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("preferred", [(), (2,)])
+def test_a_call_that_is_large_enough_does_not_wait_for_the_delay(model, run, preferred):
+    async def work(batcher):
+        first = asked(batcher, 1)
+        await waiting(batcher, 1)
+        await asyncio.sleep(0.005)  # the timer of the delay is set
+        await asyncio.gather(*first, *asked(batcher, 2))
+
+    run(work, max_rows=2 if not preferred else 8, preferred=preferred, delay_s=FOR_EVER_S)
+    assert model.calls == [[1, 2]]
+
+
+def test_what_waits_for_its_delay_goes_at_once_where_the_model_leaves(model, run):
+    async def work(batcher):
+        tasks = asked(batcher, 1)
+        await waiting(batcher, 1)
+        await batcher.idle()
+        await asyncio.gather(*tasks)
+
+    run(work, max_rows=8, delay_s=FOR_EVER_S)
+    assert model.calls == [[1]]
+
+
+def test_of_a_call_that_was_handed_over_only_what_is_still_wanted_is_computed(model, run):
+    async def work(batcher):
+        model.open.clear()
+        first = asked(batcher, 0)
+        await asyncio.to_thread(model.begun.wait, 30)
+        others = asked(batcher, 1, 2, 3, 4)
+        await waiting(batcher, 4)
+        while batcher.waiting:
+            await asyncio.sleep(0)  # the thread has them
+        for task in others[1:]:
+            task.cancel()
+        await asyncio.gather(*others[1:], return_exceptions=True)
+        model.open.set()
+        await asyncio.gather(*first, others[0])
+
+    run(work, max_rows=4)
+    assert model.calls == [[0], [1]]
