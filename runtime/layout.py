@@ -42,7 +42,15 @@ def model_names(repository: Path) -> list[str]:
     if not repository.is_dir():
         raise NotFound(f"the repository {repository} is not a folder; give the one exported to")
     folders = (item for item in repository.iterdir() if item.is_dir())
-    return sorted(folder.name for folder in folders if _NAME.fullmatch(folder.name))
+    return sorted(folder.name for folder in folders if is_served_name(folder.name))
+
+
+def is_served_name(name: str) -> bool:
+    """Whether a folder of this name in a repository may be a model; more may than are exported.
+
+    Hidden folders are none, nor those whose names no client could send.
+    """
+    return Path(name).name == name and name.isprintable() and not name.startswith(".")
 
 
 def version_numbers(folder: Path) -> list[int]:

@@ -16,7 +16,7 @@ from runtime.experts.store import LoadStore
 from runtime.instances import devices_of
 from runtime.manifest import FILE_NAME, LOAD_OUTPUT, Manifest, read_manifest
 from runtime.model import Model, ModelRecord
-from runtime.model_config import ModelFacts
+from runtime.model_config import ModelFacts, with_batch_axis
 from runtime.precision import HALVES
 from runtime.replay import Replayed, check_artifact, made_again, replay_version
 from runtime.reshape import on_wire
@@ -199,7 +199,9 @@ def _loads(record: ModelRecord, store: LoadStore | None) -> LoadFeed | None:
 def _artifact(folder: Path, config: ServingConfig, manifest: Manifest | None, backend: str) -> Path:
     if manifest is None:
         default = DEFAULT_FILENAMES.get(canonical_name(backend), "model.engine")
-        return folder / (config.filename or default)
+        place = folder / (config.filename or default)
+        # As in Triton: a folder with the model in it, and what belongs to that.
+        return place / default if place.is_dir() else place
     name = check_file_name(manifest.artifact.file, folder / FILE_NAME)
     if config.filename and config.filename != name:
         raise RepositoryError(
@@ -267,6 +269,9 @@ def _record(
         max_batch_size = manifest.max_batch_size if manifest else 0
     inputs = merged_specs(found_inputs, config.inputs, "input", all_of_them=True)
     outputs = merged_specs(found_outputs, config.outputs, "output", all_of_them=False)
+    if max_batch_size and manifest is None:
+        # Exporters give axis 0 another name, or none, in each tensor.
+        inputs, outputs = with_batch_axis(inputs), with_batch_axis(outputs)
     try:
         facts = ModelFacts(
             config.name, config.backend, filename, max_batch_size,
@@ -317,8 +322,9 @@ def _labels(
     return labels
 
 
-def _joinable(manifest: Manifest | None) -> bool:
-    return manifest is not None and manifest.proof is not None and manifest.proof.batchable
+def _joinable(manifest: Manifest | None) -> bool | None:
+    """What the proof says of joined requests; none without one."""
+    return manifest.proof.batchable if manifest is not None and manifest.proof else None
 
 
 def _as_in_manifest(

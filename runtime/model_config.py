@@ -9,7 +9,7 @@ here have the artifact's shape; what clients see of a ``reshape`` is ``runtime/r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -72,6 +72,16 @@ class ModelFacts:
                     f"{self.max_batch_size} wants one free axis 0 in all tensors, "
                     "so use 0 for this model"
                 )
+
+
+def with_batch_axis(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """The tensors with one name for axis 0, where it is free; the batch is the same in all."""
+    return {
+        name: replace(spec, shape=(BATCH_AXIS, *spec.shape[1:]))
+        if isinstance(next(iter(spec.shape), 0), str)
+        else spec
+        for name, spec in specs.items()
+    }
 
 
 def config_from_facts(facts: ModelFacts) -> ModelConfig:

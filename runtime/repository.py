@@ -17,7 +17,7 @@ from runtime.errors import (
     TwinportError,
     Unavailable,
 )
-from runtime.layout import CONFIG_FILE, check_model_name, model_names
+from runtime.layout import CONFIG_FILE, is_served_name, model_names
 from runtime.loading import LoadOptions
 from runtime.model import Model
 from runtime.reloading import Reload, try_version, unload_version
@@ -292,9 +292,7 @@ class Repository:
                 self._changes -= 1
 
     def _entry_there(self, name: str) -> Entry | None:
-        try:
-            check_model_name(name)
-        except InvalidInput:
+        if not is_served_name(name):
             return None
         folder = self._folder / name
         return entry_from_folder(folder) if folder.is_dir() and holds_model(folder) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from runtime.batch_config import batching_from_config
 from runtime.batch_settings import BatchSettings
@@ -59,7 +59,7 @@ class ServingConfig:
         backend: What runs the artifact.
         filename: The artifact in a version's folder.
         max_batch_size: None without a file: then the manifest says it.
-        policy: Which versions to load.
+        policy: Which versions to load; none where the file does not say.
         inputs: As the artifact has them, with the batch axis; empty where the file lists none.
         outputs: Likewise.
         text: The file, canonical.
@@ -74,7 +74,7 @@ class ServingConfig:
     backend: str = ""
     filename: str = ""
     max_batch_size: int | None = None
-    policy: VersionPolicy = VersionPolicy()
+    policy: VersionPolicy | None = None
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     text: str = ""
@@ -106,10 +106,12 @@ def read_serving_config(folder: Path) -> ServingConfig:
     if filename:
         check_file_name(filename, path)
     inputs, outputs = specs_from_config(config)
-    policy = VersionPolicy()
+    policy = None
     chosen = config.version_policy.WhichOneof("policy_choice")
     if chosen == "latest":
         policy = VersionPolicy(latest=config.version_policy.latest.num_versions or 1)
+    elif chosen == "all":
+        policy = VersionPolicy()
     elif chosen == "specific":
         policy = VersionPolicy(specific=tuple(config.version_policy.specific.versions))
     return ServingConfig(
@@ -117,12 +119,24 @@ def read_serving_config(folder: Path) -> ServingConfig:
         policy, inputs, outputs, config_to_text(config), batching_from_config(config, str(path)),
         instances_from_config(config, str(path)), warmups_from_config(config, str(path)),
         {
-            output.name: check_file_name(output.label_filename, path)
+            output.name: _label_file(output.label_filename, path)
             for output in config.output
             if output.label_filename
         },
         session_from_config(config, str(path)),
     )  # fmt: skip
+
+
+def _label_file(name: str, where: Path) -> str:
+    """Give the path back if it stays in the model's folder.
+
+    Raises:
+        RepositoryError: It leads to another folder.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise RepositoryError(f"{where} names the labels '{name}'; wanted a file beside it")
+    return name
 
 
 def check_file_name(name: str, where: Path) -> str:
@@ -172,16 +186,19 @@ def reshapes_of(config: bytes, facts: ModelFacts) -> Reshapes:
     )
 
 
-def batching_of(config: ServingConfig, max_batch_size: int, *, proved: bool) -> BatchSettings:
+def batching_of(
+    config: ServingConfig, max_batch_size: int, *, proved: bool | None
+) -> BatchSettings:
     """How the requests to a version are joined, if at all.
 
     Args:
         config: Its configuration.
         max_batch_size: Of the version; 0 where axis 0 is no batch.
-        proved: Whether the proof showed that joined requests give the separate answers.
+        proved: Whether the proof showed that joined requests give the separate answers. Without
+            a proof (none) the configuration's word is taken for it.
     """
     stated = config.batching
-    if not max_batch_size or (stated is None and not proved):
+    if not max_batch_size or not (stated is not None if proved is None else proved):
         return BatchSettings() if stated is None else replace(stated, max_rows=0)
     return replace(stated or BatchSettings(), max_rows=max_batch_size)
 

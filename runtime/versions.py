@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import TypeAlias
 
 from runtime.errors import RepositoryError
 from runtime.layout import CONFIG_FILE, FAILED_FOLDER, version_numbers
+from runtime.manifest import FILE_NAME
 from runtime.model import Model
-from runtime.serving_config import ServingConfig, read_serving_config
+from runtime.serving_config import ServingConfig, VersionPolicy, read_serving_config
 
 Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, time of change, size and number of each file that makes up a version."""
@@ -134,7 +135,7 @@ def entry_from_folder(folder: Path) -> Entry:
     except RepositoryError as error:
         config, trouble = None, str(error)
     entry = Entry(folder.name, config)
-    chosen = config.policy.chosen(numbers) if config else set(numbers)
+    chosen = _chosen(folder, numbers, config.policy if config else None)
     shared = _stamp(folder)
     for number in numbers:
         own = folder / str(number)
@@ -144,7 +145,7 @@ def entry_from_folder(folder: Path) -> Entry:
         if trouble:
             version.refuse(trouble)
         elif not version.wanted:
-            version.refuse(f"the version policy of {CONFIG_FILE} leaves it out")
+            version.refuse(_left_out(config))
         entry.versions[number] = version
     if not numbers:
         failed = version_numbers(folder / FAILED_FOLDER)
@@ -152,6 +153,23 @@ def entry_from_folder(folder: Path) -> Entry:
             f"; the proof of {', '.join(map(str, failed))} failed" if failed else ""
         )
     return entry
+
+
+def _left_out(config: ServingConfig | None) -> str:
+    if config is not None and config.policy is not None:
+        return f"the version policy of {CONFIG_FILE} leaves it out"
+    return f"a version below without a manifest; a version_policy in {CONFIG_FILE} serves it too"
+
+
+def _chosen(folder: Path, numbers: Sequence[int], policy: VersionPolicy | None) -> set[int]:
+    """The versions to load.
+
+    Where nothing is said, the highest, as in Triton, and those with a manifest: one that is not
+    proved here leaves the one before in service.
+    """
+    if policy is not None:
+        return policy.chosen(numbers)
+    return {n for n in numbers if n == numbers[-1] or (folder / str(n) / FILE_NAME).exists()}
 
 
 def _stamp(folder: Path) -> Stamp:

@@ -53,6 +53,7 @@ _OF_A_NODE = re.compile(
 )
 _PLACE = re.compile(r"\S+\.(cc|cu|cuh|h):\d+ ")
 """Of the library's own sources."""
+_NO_MEMORY = re.compile(r"[Ff]ailed to allocate memory|bad_?alloc|out of memory")
 
 
 class OrtBackend:
@@ -198,14 +199,19 @@ def _run_plainly(
 def _translated(
     call: Callable[[], Any], kind: type[InvalidInput | RepositoryError], prefix: str = ""
 ) -> Any:
-    """Run ``call``; the library's errors become ours, in one line."""
+    """Run ``call``; the library's errors become ours, in one line.
+
+    A lack of memory is an error of the server, of whatever kind others are.
+    """
     try:
         return call()
     except TwinportError:
         raise
     except Exception as error:
         # Its exceptions share no base but Exception (onnxruntime_pybind11_state).
-        raise kind(f"{prefix}ONNX Runtime: {_useful(str(error))[:500]}") from error
+        text = _useful(str(error))
+        raised = TwinportError if _NO_MEMORY.search(text) else kind
+        raise raised(f"{prefix}ONNX Runtime: {text[:500]}") from error
 
 
 def _useful(text: str) -> str:

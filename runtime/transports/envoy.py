@@ -94,6 +94,11 @@ def bootstrap(settings: ServerSettings, filters: list[dict[str, Any]]) -> dict[s
     return {
         "static_resources": {"listeners": [listener]},
         "layered_runtime": {"layers": [{"name": "ours", "static_layer": _RUNTIME}]},
+        # Its allocator keeps what was given back, as of a model that is unloaded.
+        "memory_allocator_manager": {
+            "bytes_to_release": _RELEASED,
+            "memory_release_interval": "1s",
+        },
         # Nobody can read them without the admin interface.
         "stats_config": {"stats_matcher": {"reject_all": True}},
     }
@@ -101,6 +106,8 @@ def bootstrap(settings: ServerSettings, filters: list[dict[str, Any]]) -> dict[s
 
 _BUFFER = 4 * 2**20
 """Bytes of a request that wait for Python, and of an answer that wait for the client."""
+_RELEASED = 64 * 2**20
+"""Bytes that go back to the system each time."""
 _STREAMS = 65536
 """Requests at once on one connection; the queues of the models are what limits them."""
 _WINDOW = 16 * 2**20

@@ -119,9 +119,7 @@ def test_what_runs_without_a_service_has_a_line_and_no_row(record, tables):
     assert "alone" not in tables.tables_from_record(record)
     record["servers"]["bare envoy"] = server(**{"1": [1800.0, 1700.0]})
     text = tables.tables_from_record(record)
-    assert (
-        "Transport and ONNX Runtime alone, requests/s at 1 in flight: `bare envoy` 1,750." in text
-    )
+    assert "alone, 1 in flight: `bare envoy` 1,750 requests/s, 2.60 of triton's." in text
     assert "| bare envoy" not in text + tables.summary_from_record(record)
 
 

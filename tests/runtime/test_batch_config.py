@@ -59,12 +59,15 @@ def test_what_cannot_be_is_refused(text, said):
         read(f"dynamic_batching {{ {text} }}")
 
 
-def test_only_what_is_proved_or_asked_for_is_joined():
+def test_the_proof_says_what_is_joined_and_the_configuration_where_there_is_none():
     silent, asking = ServingConfig("net"), ServingConfig("net", batching=BatchSettings(16, 0.5))
     assert batching_of(silent, 16, proved=True).max_rows == 16
     assert batching_of(silent, 16, proved=False).max_rows == 0
-    assert batching_of(asking, 16, proved=False) == BatchSettings(16, 0.5)
-    assert batching_of(asking, 0, proved=False).max_rows == 0
+    assert batching_of(silent, 16, proved=None).max_rows == 0
+    assert batching_of(asking, 16, proved=True) == BatchSettings(16, 0.5)
+    assert batching_of(asking, 16, proved=False).max_rows == 0
+    assert batching_of(asking, 16, proved=None) == BatchSettings(16, 0.5)
+    assert batching_of(asking, 0, proved=None).max_rows == 0
 
 
 def test_a_request_may_name_its_priority_and_its_time_in_the_queue():

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from runtime.backends.base import BackendOptions
 from runtime.backends.ort import OrtBackend, products_saturate
-from runtime.errors import InvalidInput, RepositoryError
+from runtime.errors import InvalidInput, RepositoryError, Status, TwinportError
 
 
 @pytest.fixture
@@ -83,6 +83,20 @@ def test_an_error_of_no_node_keeps_its_text_without_the_codes(backend):
         "ONNX Runtime: Unexpected input data type. Actual: (tensor(double)) , "
         "expected: (tensor(float))"
     )
+
+
+def test_a_lack_of_memory_is_not_the_requests_fault(tmp_path):
+    node = helper.make_node("ConstantOfShape", ["shape"], ["y"])
+    shape = helper.make_tensor_value_info("shape", TensorProto.INT64, [2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["a", "b"])
+    opsets = [helper.make_opsetid("", 20)]
+    graph = helper.make_graph([node], "net", [shape], [y])
+    save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "net.onnx")
+    opened = OrtBackend(tmp_path / "net.onnx", BackendOptions())
+    with pytest.raises(TwinportError, match="Failed to allocate memory") as caught:
+        opened.infer({"shape": np.array([10**8, 10**6])})
+    assert caught.value.status == Status.INTERNAL
+    opened.close()
 
 
 def test_a_file_that_does_not_load_is_named_without_its_folder(tmp_path):
