@@ -118,14 +118,19 @@ def tables_from_record(record: Mapping[str, Any]) -> str:
 
 def _alone(record: Mapping[str, Any]) -> list[str]:
     """What each transport reaches with ONNX Runtime and no service between them."""
-    rates = {
-        name: _values(record, name, "1", "requests_per_second")
-        for name in ("bare grpcio", "bare envoy")
-    }
-    found = [f"`{name}` {_cell(values, '{:,.0f}')}" for name, values in rates.items() if values]
+    key = "requests_per_second"
+    theirs = _values(record, "triton", "1", key)
+    found = []
+    for name in ("bare grpcio", "bare envoy"):
+        if rates := _values(record, name, "1", key):
+            text = f"`{name}` {median(rates):,.0f} requests/s"
+            if len(theirs) == len(rates):
+                ratios = [a / b for a, b in zip(rates, theirs, strict=True)]
+                text += f", {median(ratios):.2f} of triton's"
+            found.append(text)
     if not found:
         return []
-    return [f"Transport and ONNX Runtime alone, requests/s at 1 in flight: {', '.join(found)}.", ""]
+    return [f"The transport and ONNX Runtime alone, 1 in flight: {'; '.join(found)}.", ""]
 
 
 def _table(record: Mapping[str, Any], title: str, key: str, form: str) -> list[str]:
