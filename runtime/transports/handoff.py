@@ -20,8 +20,6 @@ ANSWER = "answer"
 """Tells a worker what it asked for under the number that follows."""
 TOTALS = "totals"
 """What a worker asks for: what all of them did."""
-MAX_LINE = 2**26
-"""Bytes of a line, which holds the counts of every model."""
 
 
 def settings_to_text(settings: ServerSettings, **extra: Any) -> str:

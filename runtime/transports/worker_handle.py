@@ -16,7 +16,10 @@ from typing import Any
 
 from runtime.observe.snapshot import Snapshot, snapshot_from_dict
 from runtime.settings import ServerSettings
-from runtime.transports.handoff import ANSWER, MAX_LINE, SNAPSHOT, VARIABLE, settings_to_text
+from runtime.transports.handoff import ANSWER, SNAPSHOT, VARIABLE, settings_to_text
+from runtime.transports.lines import reader_of, whole_lines
+
+logger = logging.getLogger(__name__)
 
 PROGRAM = "runtime.transports.worker_process"
 KILL_SECONDS = 5.0
@@ -41,13 +44,14 @@ class Heard:
 class Worker:
     """A process from its start to its end."""
 
-    def __init__(self, process: Process, heard: Heard) -> None:
+    def __init__(self, process: Process, words: asyncio.StreamReader, heard: Heard) -> None:
         """See ``start_worker``."""
         self.loaded = False
         self.address = ""
         self.failed: tuple[str, int] | None = None
         self.snapshot = Snapshot()
         self._process = process
+        self._words = words
         self._heard = heard
         self._asked: dict[int, asyncio.Event] = {}
         self._asks = 0
@@ -66,9 +70,8 @@ class Worker:
 
     async def run(self) -> int:
         """Hear it until it ends; returns its exit code."""
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            self._hear(json.loads(line))
+        async for line in whole_lines(self._words):
+            self._take(line)
         code = await self._process.wait()
         for answered in self._asked.values():
             answered.set()  # there is nothing newer to come
@@ -111,8 +114,18 @@ class Worker:
             async with asyncio.timeout(drain_seconds + KILL_SECONDS):
                 await self._process.wait()
         except TimeoutError:
-            logging.getLogger(__name__).warning("worker %d is killed", self._process.pid)
+            logger.warning("worker %d is killed", self._process.pid)
             self._process.kill()
+
+    def _take(self, line: bytes) -> None:
+        try:
+            words = json.loads(line)
+        except ValueError:
+            words = None
+        if isinstance(words, dict):
+            self._hear(words)
+        else:
+            logger.warning("worker %d says what is left out: %.200r", self._process.pid, line)
 
     def _hear(self, words: dict[str, Any]) -> None:
         if (line := words.get("say")) is not None:
@@ -137,16 +150,23 @@ async def start_worker(settings: ServerSettings, port: int, heard: Heard) -> Wor
         settings: How to serve.
         port: Held by the parent.
         heard: Called with what it says.
+
+    Raises:
+        OSError: The system gives no process or no pipe.
     """
-    handed = settings_to_text(
-        settings, port=port, log_level=logging.getLogger("runtime").getEffectiveLevel()
-    )
-    # -P: else modules of the current folder would come before ours.
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", PROGRAM, stdin=PIPE, stdout=PIPE, limit=MAX_LINE,
-        env={**os.environ, VARIABLE: handed, "PYTHONPATH": _search_path()},
-    )  # fmt: skip
-    return Worker(process, heard)
+    reading, writing = os.pipe()
+    try:
+        words = await reader_of(os.fdopen(reading, "rb", buffering=0))
+        level = logging.getLogger("runtime").getEffectiveLevel()
+        handed = settings_to_text(settings, port=port, log_level=level, words=writing)
+        # -P: else modules of the current folder would come before ours.
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", PROGRAM, stdin=PIPE, pass_fds=(writing,),
+            env={**os.environ, VARIABLE: handed, "PYTHONPATH": _search_path()},
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    return Worker(process, words, heard)
 
 
 def _search_path() -> str:

@@ -2,7 +2,8 @@
 
 It loads first and listens when its parent says so, so that a connection never lands on a
 process that could not answer yet. Both talk in lines of JSON: the parent on standard input,
-whose end means that the parent is gone; this process on standard output.
+whose end means that the parent is gone; this process through a pipe that is for nothing else,
+since any library may print to standard output.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import json
 import logging
 import os
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -30,13 +30,13 @@ from runtime.transports.grpcio import GrpcioTransport
 from runtime.transports.handoff import (
     ANSWER,
     LISTEN,
-    MAX_LINE,
     REGIONS,
     SNAPSHOT,
     TOTALS,
     VARIABLE,
     settings_from_text,
 )
+from runtime.transports.lines import reader_of, whole_lines, write_whole
 
 
 def main() -> int:
@@ -46,23 +46,23 @@ def main() -> int:
     logging.getLogger("runtime").setLevel(told["log_level"])
     if settings.log_format == "json":
         use_json_lines()
+    parent = Parent(told["words"])
     try:
-        uvloop.run(_work(settings, told["port"]))
+        uvloop.run(_work(settings, told["port"], parent))
     except TwinportError as error:
-        _tell(failed=str(error), code=error.exit_code)
+        parent.tell(failed=str(error), code=error.exit_code)
         return error.exit_code
     return 0
 
 
-async def _work(settings: ServerSettings, port: int) -> None:
+async def _work(settings: ServerSettings, port: int, parent: Parent) -> None:
     # The parent has the metrics of all.
-    parent = Parent()
-    life = Life(replace(settings, metrics=False), lambda line: _tell(say=line), parent)
+    life = Life(replace(settings, metrics=False), lambda line: parent.tell(say=line), parent)
     stop_at_signal(life.stop)
     transport = GrpcioTransport(life.servicer, settings, shared_port=port)
-    commands = await _commands()
+    commands = await reader_of(sys.stdin)
     loading = life.load()
-    loading.add_done_callback(lambda _: _tell(loaded=True))
+    loading.add_done_callback(lambda _: parent.tell(loaded=True))
     obeying = asyncio.create_task(_obey(commands, life, transport, parent))
     # Whatever happens to it, the process ends then.
     obeying.add_done_callback(lambda _: life.stop.set())
@@ -73,11 +73,23 @@ async def _work(settings: ServerSettings, port: int) -> None:
 
 
 class Parent:
-    """What this process asks the one that started it; see ``Siblings``."""
+    """What this process tells and asks the one that started it; see ``Siblings``."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: int) -> None:
+        """Write to a pipe that this process was given."""
+        # What this process starts keeps nothing open that is to end with it.
+        os.set_inheritable(words, False)
+        self._words = words
         self._asks = 0
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
+
+    def tell(self, **fields: Any) -> None:
+        """Write one line at once; a parent that has gone hears nothing."""
+        self.write(_line(**fields))
+
+    def write(self, line: bytes) -> None:
+        """The same with a line that is made already."""
+        write_whole(self._words, line)
 
     async def totals(self) -> Snapshot:
         """What all workers did, this one too, as far as they say so in time; no experts.
@@ -109,7 +121,7 @@ class Parent:
         number = self._asks
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
-        _tell(ask=number, **question)
+        self.tell(ask=number, **question)
         try:
             # The parent waits as long for each worker.
             async with asyncio.timeout(2 * LOOP_SECONDS):
@@ -136,46 +148,27 @@ async def _obey(
     commands: asyncio.StreamReader, life: Life, transport: GrpcioTransport, parent: Parent
 ) -> None:
     """Do what the parent says until it is gone."""
-    while line := (await commands.readline()).strip().decode():
-        command, _, rest = line.partition(" ")
+    async for line in whole_lines(commands):
+        command, _, rest = line.decode().rstrip().partition(" ")
         if command == LISTEN:
-            _tell(listening=await transport.start())
+            parent.tell(listening=await transport.start())
         elif command == SNAPSHOT:
             taken = life.servicer.snapshot()
-            _write(await asyncio.to_thread(_snapshot_line, taken, int(rest)))
+            parent.write(await asyncio.to_thread(_snapshot_line, taken, int(rest)))
         elif command == REGIONS:
             number, _, told = rest.partition(" ")
             life.servicer.take_regions(json.loads(told))
-            _tell(number=int(number))
+            parent.tell(number=int(number))
         elif command == ANSWER:
             parent.hear(rest)
 
 
-async def _commands() -> asyncio.StreamReader:
-    reader = asyncio.StreamReader(MAX_LINE)
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-    )
-    return reader
-
-
-def _snapshot_line(taken: Taken, number: int) -> str:
+def _snapshot_line(taken: Taken, number: int) -> bytes:
     return _line(snapshot=taken.whole().to_dict(), number=number)
 
 
-def _tell(**fields: Any) -> None:
-    """Write one line at once; a parent that has gone hears nothing."""
-    _write(_line(**fields))
-
-
-def _line(**fields: Any) -> str:
-    return json.dumps(fields) + "\n"
-
-
-def _write(line: str) -> None:
-    with suppress(BrokenPipeError):
-        sys.stdout.write(line)
-        sys.stdout.flush()
+def _line(**fields: Any) -> bytes:
+    return json.dumps(fields).encode() + b"\n"
 
 
 if __name__ == "__main__":

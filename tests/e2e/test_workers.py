@@ -138,6 +138,14 @@ def test_a_worker_that_dies_is_replaced_and_what_it_did_stays_counted(shared):
     assert "is started again" in shared.log.read_text()
 
 
+def test_what_a_library_prints_in_a_worker_is_printed_by_the_server(shared):
+    worker = children(shared)[0]
+    Path(f"/proc/{worker}/fd/1").write_text("a library says hello\n")
+    shared.wait_for("a library says hello")
+    infer(shared, 8)
+    assert worker in children(shared)
+
+
 @pytest.fixture
 def shared_object():
     """A shared memory object with the input ``X`` at its start; whoever wants to unlinks it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
@@ -62,12 +63,13 @@ async def test_metrics_rank_pairs_in_another_thread_than_the_loop(life, ranked):
     assert threading.current_thread() not in {thread for _, thread in ranked}
 
 
-async def test_a_worker_tells_its_parent_without_ranking_on_the_loop(life, ranked, capsys):
+async def test_a_worker_tells_its_parent_without_ranking_on_the_loop(life, ranked, tmp_path):
     commands = asyncio.StreamReader()
     commands.feed_data(b"snapshot 1\nsnapshot 2\n")
     commands.feed_eof()
-    await worker_process._obey(commands, life, None, None)
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    with (tmp_path / "words").open("w") as words:
+        await worker_process._obey(commands, life, None, worker_process.Parent(words.fileno()))
+    told = [json.loads(line) for line in Path(words.name).read_text().splitlines()]
     assert [each["number"] for each in told] == [1, 2]
     (version,) = snapshot_from_dict(told[0]["snapshot"]).versions
     assert version.experts.requests == 1

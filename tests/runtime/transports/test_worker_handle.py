@@ -1,0 +1,93 @@
+"""What a process says that a worker should not, or says in part, does its parent no harm."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+import pytest
+
+from runtime.settings import ServerSettings
+from runtime.transports import lines, worker_handle
+from runtime.transports.worker_handle import Heard, start_worker
+
+BEGINNING = """
+import json, os, sys
+words = json.loads(os.environ["TWINPORT_SERVE"])["words"]
+"""
+
+
+@pytest.fixture
+def run_stub(tmp_path, monkeypatch):
+    """A worker that runs a few lines of Python to their end, and all that it was heard to say."""
+
+    async def run(program):
+        (tmp_path / "stub_worker.py").write_text(BEGINNING + program)
+        monkeypatch.setattr(worker_handle, "PROGRAM", "stub_worker")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        said = []
+        heard = Heard(lambda worker: None, said.append, lambda *_: None)
+        worker = await start_worker(ServerSettings(tmp_path), 1, heard)
+        await worker.run()
+        return said
+
+    return run
+
+
+async def test_a_line_that_the_end_cuts_off_is_left_out(run_stub, caplog):
+    said = await run_stub("""
+os.write(words, b'{"say": "whole"}\\n{"say": "cut o')
+os.kill(os.getpid(), 9)
+""")
+    assert said == ["whole"]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("line", ["a library says hello", "[1]", "7", "\\xff", ""])
+async def test_what_is_no_record_is_left_out_and_logged_in_one_line(run_stub, caplog, line):
+    said = await run_stub(f"""
+os.write(words, b'{line}\\n')
+os.write(words, b'{{"say": "next"}}\\n')
+""")
+    assert said == ["next"]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "what is left out" in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize("size", [2000, 200_000])
+async def test_a_line_that_is_too_long_is_left_out(run_stub, caplog, monkeypatch, size):
+    monkeypatch.setattr(lines, "MAX_LINE", 1000)
+    said = await run_stub(f"""
+for text in ("before", "x" * {size}, "after"):
+    line = json.dumps({{"say": text}}).encode() + b"\\n"
+    while line:
+        line = line[os.write(words, line):]
+""")
+    assert said == ["before", "after"]
+    (record,) = caplog.records
+    length = len('{"say": ""}\n') + size
+    assert record.getMessage() == f"a line of {length} bytes is left out; it is too long"
+
+
+async def test_what_a_library_prints_is_none_of_its_words(run_stub, caplog, capfd):
+    said = await run_stub("""
+os.write(1, b'{"say": "printed"}\\nhello\\n')
+os.write(words, b'{"say": "said"}\\n')
+""")
+    assert said == ["said"]
+    assert not caplog.records
+    assert capfd.readouterr().out == '{"say": "printed"}\nhello\n'
+
+
+async def test_nothing_stays_open_where_no_process_can_be_started(run_stub, monkeypatch):
+    await run_stub("")  # what is opened once
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(worker_handle.sys, "executable", "/nowhere")
+    with pytest.raises(FileNotFoundError):
+        await run_stub("")
+    async with asyncio.timeout(10):
+        while os.listdir("/proc/self/fd") != before:
+            await asyncio.sleep(0)
