@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
@@ -50,6 +51,7 @@ class Worker:
         self.address = ""
         self.failed: tuple[str, int] | None = None
         self.snapshot = Snapshot()
+        self._listens_since: float | None = None
         self._process = process
         self._words = words
         self._heard = heard
@@ -76,6 +78,11 @@ class Worker:
         for answered in self._asked.values():
             answered.set()  # there is nothing newer to come
         return code
+
+    @property
+    def served_s(self) -> float:
+        """Seconds since it listens; 0 before."""
+        return 0.0 if self._listens_since is None else time.monotonic() - self._listens_since
 
     async def take_snapshot(self, seconds: float) -> None:
         """Let it say what it did so far; what it said last stays where it does not in time."""
@@ -139,7 +146,8 @@ class Worker:
         if (number := words.get("ask")) is not None:
             self._heard.asked(self, number, words)
         self.loaded = self.loaded or "loaded" in words
-        self.address = words.get("listening", self.address)
+        if (address := words.get("listening")) is not None:
+            self.address, self._listens_since = address, time.monotonic()
         self._heard.changed(self)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import TwinportError
@@ -62,6 +62,21 @@ def _metrics(settings: ServerSettings, group: _Group) -> MetricsEndpoint | None:
         return asyncio.run_coroutine_threadsafe(group.snapshot(), loop).result(2 * LOOP_SECONDS)
 
     return MetricsEndpoint(settings.metrics_host, settings.metrics_port_wanted, exposition(collect))
+
+
+@dataclass(frozen=True)
+class _End:
+    """Of one worker.
+
+    Attributes:
+        served_s: How long it served; 0 for one that failed to start.
+        what: Became of it.
+        text: Why the server ends, where it ends for it.
+    """
+
+    served_s: float
+    what: str
+    text: str
 
 
 class _Group:
@@ -138,22 +153,29 @@ class _Group:
         """
         restarts = Restarts()
         while True:
-            begun = time.monotonic()
-            worker = await self._start(number)
-            code = await worker.run()
+            end = await self._run(number)
             if self._stopping:
                 return
+            pause = restarts.pause_after(end.served_s)
+            if not self._up or pause is None:
+                raise TwinportError(end.text)
+            logger.warning("worker %d %s; it is started again in %g s", number, end.what, pause)
+            await asyncio.sleep(pause)
+
+    async def _run(self, number: int) -> _End:
+        """Start one worker and hear it until it ends."""
+        try:
+            worker = await self._start(number)
+        except OSError as error:
+            what = f"cannot be started ({error.strerror or error})"
+            return _End(0.0, what, f"a worker {what}")
+        code = await worker.run()
+        what = f"ended with code {code}"
+        text, _ = worker.failed or (f"a worker {what} before it served", 1)
+        if not self._stopping:
             self._ended.append(worker.snapshot)
             del self._workers[number]
-            served_s = time.monotonic() - begun if worker.address else 0.0
-            pause = restarts.pause_after(served_s)
-            if not self._up or pause is None:
-                text, _ = worker.failed or (f"a worker ended with code {code} before it served", 1)
-                raise TwinportError(text)
-            logger.warning(
-                "worker %d ended with code %d; it is started again in %g s", number, code, pause
-            )
-            await asyncio.sleep(pause)
+        return _End(worker.served_s, what, text)
 
     async def _start(self, number: int) -> Worker:
         say = self._say if number == 0 and not self._up else _nothing

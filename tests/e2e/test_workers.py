@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import secrets
 import signal
 import subprocess
 import sys
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -284,6 +285,37 @@ def test_a_taken_port_is_one_line_and_exit_1(shared, models):
         assert ran.returncode == 1
         (line,) = ran.stderr.splitlines()
         assert "cannot be listened on" in line
+
+
+@contextmanager
+def no_more_files(server):
+    """Let a server open no file meanwhile."""
+    _, most = limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, most))
+    yield
+    with suppress(ProcessLookupError):
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_worker_that_cannot_be_started_for_a_while_is_started_later(server):
+    victim, other = children(server)
+    with no_more_files(server):
+        os.kill(victim, signal.SIGKILL)
+        while "cannot be started (Too many open files)" not in server.log.read_text():
+            assert server.process.poll() is None
+    while len(set(children(server)) - {victim}) < 2:
+        pass
+    assert other in children(server)
+    infer(server, 8)
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_be_started_at_all_ends_the_server(server):
+    with no_more_files(server):
+        os.kill(children(server)[0], signal.SIGKILL)
+        assert server.process.wait(60) == 1
+    *_, last = server.log.read_text().splitlines()
+    assert last == "twinport: a worker cannot be started (Too many open files)"
 
 
 @pytest.mark.slow

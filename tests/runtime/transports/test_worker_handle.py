@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 
 import pytest
 
@@ -19,16 +20,26 @@ words = json.loads(os.environ["TWINPORT_SERVE"])["words"]
 
 
 @pytest.fixture
-def run_stub(tmp_path, monkeypatch):
-    """A worker that runs a few lines of Python to their end, and all that it was heard to say."""
+def start_stub(tmp_path, monkeypatch):
+    """A worker that runs a few lines of Python, and the list of what it is heard to say."""
 
-    async def run(program):
+    async def start(program):
         (tmp_path / "stub_worker.py").write_text(BEGINNING + program)
         monkeypatch.setattr(worker_handle, "PROGRAM", "stub_worker")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         said = []
         heard = Heard(lambda worker: None, said.append, lambda *_: None)
-        worker = await start_worker(ServerSettings(tmp_path), 1, heard)
+        return await start_worker(ServerSettings(tmp_path), 1, heard), said
+
+    return start
+
+
+@pytest.fixture
+def run_stub(start_stub):
+    """What such a worker is heard to say until it ends."""
+
+    async def run(program):
+        worker, said = await start_stub(program)
         await worker.run()
         return said
 
@@ -80,6 +91,22 @@ os.write(words, b'{"say": "said"}\\n')
     assert said == ["said"]
     assert not caplog.records
     assert capfd.readouterr().out == '{"say": "printed"}\nhello\n'
+
+
+async def test_loading_is_not_serving(start_stub):
+    worker, _ = await start_stub("""
+os.write(words, b'{"loaded": true}\\n')
+sys.stdin.readline()
+os.write(words, b'{"listening": "an address"}\\n')
+""")
+    end = asyncio.create_task(worker.run())
+    while not worker.loaded:
+        await asyncio.sleep(0)
+    assert worker.served_s == 0
+    told = time.monotonic()
+    worker.tell("listen")
+    await end
+    assert 0 < worker.served_s <= time.monotonic() - told
 
 
 async def test_nothing_stays_open_where_no_process_can_be_started(run_stub, monkeypatch):
