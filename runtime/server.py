@@ -30,6 +30,8 @@ from runtime.versions import State, Version
 
 logger = logging.getLogger(__name__)
 
+NOT_READY = "not ready: "
+"""Begins a line that says why a version does not answer."""
 Report = Callable[[str], None]
 """Gets one line each for the address and for every version, once it is known."""
 
@@ -127,7 +129,7 @@ class Life:
         await repository.load(lambda version: _say_state(version, self._report))
         for entry in repository.entries.values():
             if entry.wanted and not entry.versions:
-                self._report(f"not ready: {entry.name}: {entry.complaint()}")
+                self._report(f"{NOT_READY}{entry.name}: {entry.complaint()}")
         ready = sum(bool(entry.ready()) for entry in repository.entries.values())
         # What was loaded stays; looking through it again and again would hold requests up.
         gc.collect()
@@ -200,4 +202,4 @@ def _say_state(version: Version, report: Report) -> None:
         unproved = f" (unproved: {version.reason})" if version.reason else ""
         report(f"ready: {version}{unproved}")
     elif version.wanted:
-        report(f"not ready: {version}: {version.reason}")
+        report(f"{NOT_READY}{version}: {version.reason}")

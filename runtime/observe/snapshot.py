@@ -260,6 +260,23 @@ def summed(snapshots: Sequence[Snapshot], ended: Sequence[Snapshot] = ()) -> Sna
     return Snapshot(ordered, failed, _processes(snapshots, ended))
 
 
+def past_of(last: Snapshot, past: Snapshot) -> Snapshot:
+    """What ``summed`` wants of all processes that have ended, in one; it grows with none of them.
+
+    Args:
+        last: Of the one that ended last.
+        past: Of those before it; an empty one where there are none.
+    """
+    together = summed([last, past])
+    versions = (
+        dataclasses.replace(item, experts=dataclasses.replace(item.experts, pairs=None))
+        if item.experts is not None
+        else item
+        for item in together.versions
+    )
+    return dataclasses.replace(together, versions=tuple(versions))
+
+
 def _processes(snapshots: Sequence[Snapshot], ended: Sequence[Snapshot]) -> dict[str, float]:
     together: dict[str, float] = {}
     for name, value in (pair for item in snapshots for pair in item.process.items()):

@@ -16,8 +16,8 @@ from typing import Any
 from runtime.errors import TwinportError
 from runtime.observe.collector import exposition
 from runtime.observe.endpoint import LOOP_SECONDS, MetricsEndpoint
-from runtime.observe.snapshot import Snapshot, summed
-from runtime.server import stop_at_signal
+from runtime.observe.snapshot import Snapshot, past_of, summed
+from runtime.server import NOT_READY, stop_at_signal
 from runtime.settings import ServerSettings
 from runtime.transports.base import address_text
 from runtime.transports.group_memory import GroupMemory
@@ -87,12 +87,13 @@ class _Group:
         self._port = port
         self._report = report
         self._workers: dict[int, Worker] = {}
-        self._ended: list[Snapshot] = []
+        self._past = Snapshot()
         self._memory = GroupMemory(lambda: list(self._workers.values()))
         self._up = False
         self._stopping = False
         self._changed = asyncio.Event()
-        self._last_line = ""
+        self._said: list[str] = []
+        self._not_ready: list[tuple[int, str]] = []
         # The loop itself keeps no task alive.
         self._answering: set[asyncio.Task[None]] = set()
 
@@ -122,20 +123,21 @@ class _Group:
         """What all workers did, those that have ended too."""
         running = list(self._workers.values())
         await asyncio.gather(*(worker.take_snapshot(LOOP_SECONDS) for worker in running))
-        # One that ended meanwhile is among the others now.
-        return summed([worker.snapshot for worker in self._workers.values()], self._ended)
+        # One that ended meanwhile is in the past now.
+        return summed([worker.snapshot for worker in self._workers.values()], [self._past])
 
     async def _announce(self, metrics_url: str) -> None:
         """Let the workers listen once all have loaded, and say so once all do."""
         await self._until(lambda worker: worker.loaded)
         self._up = True
+        self._warn()
         for worker in self._workers.values():
             self._heard(worker)
         await self._until(lambda worker: bool(worker.address))
         self._report(f"listening on {address_text(self._settings.host, self._port)}")
         if metrics_url:
             self._report(f"metrics at {metrics_url}")
-        self._report(self._last_line)
+        self._report(self._said[-1])
         await asyncio.Event().wait()
 
     async def _until(self, holds: Callable[[Worker], bool]) -> None:
@@ -173,15 +175,15 @@ class _Group:
         what = f"ended with code {code}"
         text, _ = worker.failed or (f"a worker {what} before it served", 1)
         if not self._stopping:
-            self._ended.append(worker.snapshot)
+            self._past = past_of(worker.snapshot, self._past)
             del self._workers[number]
         return _End(worker.served_s, what, text)
 
     async def _start(self, number: int) -> Worker:
-        say = self._say if number == 0 and not self._up else _nothing
-        worker = await start_worker(
-            self._settings, self._port, Heard(self._heard, say, self._asked)
-        )
+        first = number == 0 and not self._up
+        say = self._say if first else lambda line: self._say_of_another(number, line)
+        heard = Heard(self._heard, say, self._asked)
+        worker = await start_worker(self._settings, self._port, heard)
         self._workers[number] = worker
         self._memory.introduce(worker)
         return worker
@@ -210,14 +212,24 @@ class _Group:
 
     def _say(self, line: str) -> None:
         """Print what the first worker says; its last line only when all are ready."""
-        if self._last_line:
-            self._report(self._last_line)
-        self._last_line = line
+        if self._said:
+            self._report(self._said[-1])
+        self._said.append(line)
+
+    def _say_of_another(self, number: int, line: str) -> None:
+        """Of what every worker says the same, one that is not the first says no more than this."""
+        if line.startswith(NOT_READY):
+            self._not_ready.append((number, line))
+        if self._up:
+            self._warn()
+
+    def _warn(self) -> None:
+        """Say why a worker does not answer for a version, unless the first said the same."""
+        for number, line in self._not_ready:
+            if line not in self._said:
+                logger.warning("worker %d: %s", number, line)
+        self._not_ready.clear()
 
 
 async def _ends_with(event: asyncio.Event) -> None:
     await event.wait()
-
-
-def _nothing(_line: str) -> None:
-    """Of what every worker says the same."""

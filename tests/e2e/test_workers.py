@@ -234,6 +234,25 @@ def test_of_workers_that_register_one_name_at_once_one_wins(server, shared_objec
         channel.close()
 
 
+def test_a_worker_that_is_started_later_says_what_is_not_ready(start_server, tmp_path, toy_writer):
+    for name in ("spoilt", "sound"):
+        toy_writer(tmp_path, "linear", name=name)
+    spoil(tmp_path / "spoilt/1/model.onnx")
+    server = start_server(tmp_path, "--workers", "2", until="1 of 2 models ready")
+    assert "not ready: spoilt/1" in "\n".join(server.lines)
+    spoil(tmp_path / "sound/1/model.onnx")
+    os.kill(children(server)[0], signal.SIGKILL)
+    while not (said := re.findall(r" WARNING .*: not ready: (.*)", server.log.read_text())):
+        pass
+    assert said[0].startswith("sound/1: ")
+    assert server.stop() == 0
+    assert "spoilt" not in server.log.read_text(), "what was said at the start"
+
+
+def spoil(path):
+    path.write_bytes(path.read_bytes() + b"x")
+
+
 def test_sigterm_lets_the_requests_of_every_worker_finish(server):
     arrays = {"x": np.ones((1, 256), np.float32), "times": np.array([50_000])}
     slow = request_from_arrays(arrays, model="slow").SerializeToString()

@@ -18,6 +18,7 @@ from runtime.observe.endpoint import MetricsEndpoint
 from runtime.observe.snapshot import (
     Snapshot,
     VersionSnapshot,
+    past_of,
     snapshot_from_dict,
     summed,
     work_of,
@@ -76,6 +77,16 @@ def test_processes_add_up_and_one_that_ended_leaves_its_counts_but_not_its_windo
     assert (load.requests, load.window_requests) == ({"counted": 9, "dropped": 3}, 4)
     np.testing.assert_array_equal(load.decayed, [[3, 4.5], [0, 0]])
     assert (load.remembered, load.pairs) == (14, [[(0, 1, 5)], []])
+
+
+def test_processes_that_ended_count_together_in_the_form_that_the_last_one_had():
+    former = ExpertsSummary(1, 1, 0, 1, ((1,),), ((1,),), ((1.0,),), 1, ((),))
+    ended = [snapshot(former), snapshot(LOAD), snapshot(None), snapshot(LOAD)]
+    past = Snapshot()
+    for each in ended:
+        past = past_of(each, past)
+    assert past.versions[0].experts.pairs is None, "they would grow with each process"
+    assert summed([snapshot(LOAD)], [past]) == summed([snapshot(LOAD)], ended)
 
 
 def test_pairs_of_processes_are_added_pair_by_pair_and_ranked_anew():

@@ -12,6 +12,7 @@ from runtime.observe.snapshot import (
     BatchWork,
     Snapshot,
     VersionSnapshot,
+    past_of,
     process_numbers,
     snapshot_from_dict,
     summed,
@@ -76,6 +77,18 @@ def test_no_counter_falls_when_a_process_ends():
 
 def test_what_an_ended_process_did_with_an_unloaded_model_vanishes():
     assert summed([Snapshot()], ended=[one()]).versions == ()
+
+
+def test_processes_that_ended_count_as_much_together_as_each_by_itself():
+    loading = Snapshot((VersionSnapshot("m", 2, False),))
+    ended = [one(calls=1, waiting=7), Snapshot(), one(calls=2), loading]
+    past = Snapshot()
+    for snapshot in ended:
+        past = past_of(snapshot, past)
+    assert len(past.versions) == 1
+    live = one(calls=4, waiting=1)
+    assert summed([live], [past]) == summed([live], ended)
+    assert summed([loading], [past]) == summed([loading], ended)
 
 
 def test_nothing_is_the_sum_of_nothing():
