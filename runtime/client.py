@@ -163,6 +163,10 @@ class Client:
     ) -> dict[str, Array]:
         """Run one request; a batch beyond the model's maximum goes in parts.
 
+        The maximum is asked for once a model and version: before the first batch of 1 MiB or
+        more, else after the first one that was too large. One that changes is noticed. A
+        part that is over the server's limit of messages by itself is ``ResourceExhausted``.
+
         Args:
             name: The model.
             arrays: An array for each input, with its batch axis.

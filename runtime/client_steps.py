@@ -45,6 +45,7 @@ from runtime.errors import (
     ResourceExhausted,
     TwinportError,
     Unavailable,
+    Unimplemented,
 )
 from runtime.tensors import Array
 
@@ -54,6 +55,9 @@ LONGEST_S = 1e8
 """The longest time limit, three years; gRPC takes a much longer one for one that is over."""
 _TOO_LARGE = ("larger than max", "bytes is too long")
 """In the texts about a message over a limit, gRPC's and ours; the code is that of a full queue."""
+LARGE_BYTES = 2**20
+"""Arrays of a batch that is not sent before the model's maximum is known: a smaller message is
+over no limit that our servers have, and costs little where it is sent in vain."""
 
 T = TypeVar("T")
 
@@ -115,8 +119,7 @@ class Retry:
         half of its length and the whole.
         """
         again = isinstance(error, (Unavailable, ResourceExhausted))
-        too_large = any(words in str(error) for words in _TOO_LARGE)
-        hopeless = isinstance(error, BackendUnavailable) or too_large
+        hopeless = isinstance(error, BackendUnavailable) or _too_large(error)
         if attempt >= self.attempts or not again or hopeless:
             return None
         whole = min(self.first_s * 2.0 ** (attempt - 1), self.longest_s)
@@ -205,7 +208,12 @@ class Logic:
         request_id: str,
         timeout_s: float | None,
     ) -> Steps[dict[str, Array]]:
-        """One request, or as many as the model's largest batch makes of it."""
+        """One request, or as many as the model's largest batch makes of it.
+
+        The largest batch is asked for once a model and version: before the first request of
+        ``LARGE_BYTES``, else after one that was refused. It is asked for again after each
+        one that is refused later, since a model loaded anew may have another.
+        """
         left_s = self.countdown(timeout_s)
 
         def part(rows: Mapping[str, Array]) -> Steps[ModelInferResponse]:
@@ -217,11 +225,14 @@ class Logic:
 
         check_arrays(arrays)
         rows = _rows(arrays)
-        known = min(self._largest.get((name, version), rows), rows)
+        if rows > 1 and (name, version) not in self._largest and _bytes(arrays) >= LARGE_BYTES:
+            yield from self._largest_batch(name, version, left_s, before=True)
+        known = min(self._largest.get((name, version)) or rows, rows)
         try:
             return (yield from self._in_parts(part, arrays, known))
-        except InvalidInput:
-            # Nobody asks for the limit before it is met; a model loaded anew may have another.
+        except (InvalidInput, ResourceExhausted) as error:
+            if known == 1 or not (isinstance(error, InvalidInput) or _too_large(error)):
+                raise
             largest = yield from self._largest_batch(name, version, left_s)
             if not 0 < largest < known:
                 raise
@@ -250,15 +261,25 @@ class Logic:
             f"versions {' and '.join(versions)} answered parts of one request; name one of them"
         )
 
-    def _largest_batch(self, name: str, version: str, left_s: Callable[[], float]) -> Steps[int]:
-        """The model's maximum; 0 where it has none, or its server does not say."""
+    def _largest_batch(
+        self, name: str, version: str, left_s: Callable[[], float], *, before: bool = False
+    ) -> Steps[int]:
+        """The model's maximum; 0 where it has none, or its server does not say.
+
+        Whoever asks before a request learns that there is no answer to that one, either.
+        """
         try:
             config = yield from self.model_config(name, version, left_s())
-        except TwinportError:  # what was wrong with the request says more
-            return 0
-        if config.max_batch_size > 0:
-            self._largest[name, version] = config.max_batch_size
-        return config.max_batch_size
+        except Unimplemented:
+            largest = 0
+        except TwinportError as error:
+            if before and isinstance(error, (Unavailable, DeadlineExceeded)):
+                raise
+            return 0  # what is wrong with the request itself says more
+        else:
+            largest = max(config.max_batch_size, 0)
+        self._largest[name, version] = largest
+        return largest
 
     def countdown(self, timeout_s: float | None) -> Callable[[], float]:
         """Begin to count down; what is given back says how many seconds are left.
@@ -336,6 +357,12 @@ def checked_timeout(timeout_s: float) -> float:
     return min(timeout_s, LONGEST_S)
 
 
+def _too_large(error: TwinportError) -> bool:
+    """Whether a message was over a limit."""
+    limited = isinstance(error, ResourceExhausted)
+    return limited and any(words in str(error) for words in _TOO_LARGE)
+
+
 def _about(kind: Callable[..., T], name: str, version: str) -> T:
     """A message that names a model and a version of it."""
     check_texts(model=name, version=version)
@@ -346,6 +373,11 @@ def _rows(arrays: Mapping[str, Array]) -> int:
     """The common size of axis 0; 1 where there is none, so that nothing is split."""
     sizes = {np.shape(array)[0] if np.ndim(array) else 1 for array in arrays.values()}
     return sizes.pop() if len(sizes) == 1 else 1
+
+
+def _bytes(arrays: Mapping[str, Array]) -> int:
+    """About as many as their message has; texts of Python count as what points to them."""
+    return sum(array.nbytes for array in arrays.values())
 
 
 def _joined(parts: Sequence[Mapping[str, Array]], rows: int) -> dict[str, Array]:

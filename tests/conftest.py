@@ -67,6 +67,7 @@ def tensorrt_stubs() -> Path:
 
 
 WEIGHT = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
+WIDE = np.tile(WEIGHT, (4096, 1)) / 64
 TURN = np.linalg.qr(np.random.RandomState(0).standard_normal((256, 256)))[0].astype(np.float32)
 TYPES = {
     "float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32,
@@ -109,6 +110,18 @@ def linear_toy() -> Toy:
 
     weights = {"w": WEIGHT, "axis": np.array([1])}
     return Toy(nodes, weights, (spec,), outputs, 8, {"x": _rows(16, 4)}, compute, ("total",))
+
+
+def wide_toy() -> Toy:
+    """``y = x @ WIDE``, batches up to 8 of rows with 64 KiB each."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    spec = TensorSpec("x", "float32", ("batch", len(WIDE)))
+
+    def compute(arrays: dict[str, Any]) -> dict[str, Any]:
+        return {"y": arrays["x"] @ WIDE.astype(arrays["x"].dtype)}
+
+    outputs = (TensorSpec("y", "float32", ("batch", 3)),)
+    return Toy(nodes, {"w": WIDE}, (spec,), outputs, 8, {"x": _rows(16, len(WIDE))}, compute)
 
 
 def strings_toy() -> Toy:
@@ -177,7 +190,10 @@ def mixture_toy() -> Toy:
     return Toy(nodes, weights, (spec,), outputs, 8, samples, compute, ("expert_load",))
 
 
-TOYS = {"linear": linear_toy, "strings": strings_toy, "slow": slow_toy, "mixture": mixture_toy}
+TOYS = {
+    "linear": linear_toy, "wide": wide_toy, "strings": strings_toy, "slow": slow_toy,
+    "mixture": mixture_toy,
+}  # fmt: skip
 
 
 def _value_info(spec: TensorSpec) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import protos
-from runtime.client_steps import LONGEST_S, Ask, Logic, Pause, Retry, stream_answer
+from runtime.client_steps import LARGE_BYTES, LONGEST_S, Ask, Logic, Pause, Retry, stream_answer
 from runtime.codec import arrays_from_request, response_from_arrays
 from runtime.errors import (
     BackendUnavailable,
@@ -180,6 +180,92 @@ def test_a_batch_beyond_the_maximum_goes_in_parts_and_comes_back_whole():
     driver.asked.clear()
     driver.infer(5)
     assert methods(driver) == ["ModelInfer"] * 2, "the maximum is known now"
+
+
+LARGE = LARGE_BYTES // 8
+"""Rows of ``X``."""
+
+
+@pytest.mark.parametrize("before", [1, 60_000])
+def test_a_large_batch_is_not_sent_before_the_maximum_is_known(before):
+    driver = Driver(doubling(50_000))
+    driver.infer(before)
+    driver.asked.clear()
+    x, outputs = driver.infer(LARGE)
+    np.testing.assert_array_equal(outputs["y"], x * 2)
+    question = ["ModelConfig"] if before == 1 else []
+    assert methods(driver) == [*question, *["ModelInfer"] * 3]
+
+
+def without_maximum(*, config=True):
+    """A server of a model that takes any batch."""
+
+    def answer(step):
+        return doubling(0 if step.method == "ModelConfig" else LARGE, config=config)(step)
+
+    return answer
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_a_server_that_has_no_maximum_is_asked_for_it_once(config):
+    driver = Driver(without_maximum(config=config))
+    driver.infer(LARGE)
+    driver.infer(LARGE)
+    assert methods(driver) == ["ModelConfig", "ModelInfer", "ModelInfer"]
+
+
+@pytest.mark.parametrize("error", [Unavailable("draining"), DeadlineExceeded("slow")])
+def test_a_large_batch_is_not_sent_where_the_question_for_the_maximum_has_no_answer(error):
+    driver = Driver(failing(9, error), Retry(attempts=2))
+    with pytest.raises(type(error), match=str(error)):
+        driver.infer(LARGE)
+    assert set(methods(driver)) == {"ModelConfig"}
+
+
+def limited(largest, message_rows):
+    """``doubling`` that takes only so many rows in a message."""
+
+    def answer(step):
+        if step.method == "ModelInfer" and step.request.inputs[0].shape[0] > message_rows:
+            raise too_long(9, 4)
+        return doubling(largest)(step)
+
+    return answer
+
+
+def test_a_message_over_the_limit_goes_in_parts_where_it_is_beyond_the_maximum():
+    driver = Driver(limited(4, 6))
+    x, outputs = driver.infer(10)
+    np.testing.assert_array_equal(outputs["y"], x * 2)
+    assert methods(driver) == ["ModelInfer", "ModelConfig", *["ModelInfer"] * 3]
+
+
+@pytest.mark.parametrize("rows", [1, 4, 10])
+def test_a_part_over_the_limit_of_messages_is_the_servers_own_error(rows):
+    driver = Driver(limited(4, 0))
+    with pytest.raises(ResourceExhausted, match="is too long"):
+        driver.infer(rows)
+    sent = [step.request.inputs[0].shape[0] for step in driver.asked if step.method == "ModelInfer"]
+    assert sent == ([10, 4] if rows == 10 else [rows])
+
+
+def test_a_full_queue_is_no_reason_to_ask_for_the_maximum():
+    def answer(step):
+        raise ResourceExhausted("full")
+
+    driver = Driver(answer)
+    with pytest.raises(ResourceExhausted, match="full"):
+        driver.infer(10)
+    assert set(methods(driver)) == {"ModelInfer"}
+
+
+def test_a_maximum_that_came_or_shrank_is_found_by_large_batches_too():
+    driver = Driver(without_maximum())
+    driver.infer(LARGE)
+    for largest in (50_000, 30_000):
+        driver.answer = doubling(largest)
+        x, outputs = driver.infer(LARGE)
+        np.testing.assert_array_equal(outputs["y"], x * 2)
 
 
 @pytest.mark.parametrize("config", [True, False])

@@ -41,10 +41,10 @@ def models(tmp_path_factory, toy_writer):
 def start(start_server, models):
     """Start a server of a transport over the models."""
 
-    def start(transport, *options, **how):
+    def start(transport, *options, repository=models, **how):
         needs(transport)
         more = ("--unproved", "allow", "--transport", transport, *options)
-        return start_server(models, *more, **how)
+        return start_server(repository, *more, **how)
 
     return start
 

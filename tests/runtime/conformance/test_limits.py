@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import numpy as np
 import pytest
 
+from runtime.client import Client
+from runtime.client_async import AsyncClient
+from runtime.client_steps import Retry
 from runtime.codec import arrays_from_response, request_from_arrays
+from runtime.errors import ResourceExhausted
 
 FOREVER = 10**9
 CODES = grpc.StatusCode
@@ -28,6 +34,45 @@ def test_a_message_beyond_the_limit_is_refused_and_the_connection_lives_on(chann
     code, _ = failure(raw(channel, "ModelInfer"), text_request(25 * MB))
     assert code is CODES.RESOURCE_EXHAUSTED
     assert raw(channel, "ServerLive")(b"")
+
+
+@pytest.fixture(scope="module")
+def narrow_server(transport, start, toy_writer, tmp_path_factory):
+    """A server whose messages have room for 15 rows of a model that takes 8."""
+    folder = tmp_path_factory.mktemp("wide")
+    toy_writer(folder, "wide")
+    return start(transport, "--max-message-mb", "1", repository=folder)
+
+
+def infer_sync(url, batches):
+    with Client(url, retry=Retry(attempts=1)) as client:
+        return [client.infer("wide", {"x": x}) for x in batches]
+
+
+def infer_async(url, batches):
+    async def infer():
+        async with AsyncClient(url, retry=Retry(attempts=1)) as client:
+            return [await client.infer("wide", {"x": x}) for x in batches]
+
+    return asyncio.run(infer())
+
+
+@pytest.mark.parametrize("infer", [infer_sync, infer_async])
+@pytest.mark.parametrize("before", [None, 1, 9])
+def test_a_batch_over_the_limit_comes_back_whole_whatever_was_sent_before(
+    narrow_server, toys, infer, before
+):
+    toy = toys["wide"]
+    x = np.tile(toy.samples["x"], (2, 1))
+    batches = [x] if before is None else [x[:before], x]
+    *_, answer = infer(narrow_server.address, batches)
+    np.testing.assert_allclose(answer["y"], toy.compute({"x": x})["y"], atol=1e-4)
+
+
+@pytest.mark.parametrize("infer", [infer_sync, infer_async])
+def test_a_row_over_the_limit_is_refused_as_it_is(narrow_server, infer):
+    with pytest.raises(ResourceExhausted, match=r"larger than max|is too long"):
+        infer(narrow_server.address, [np.zeros((3, 2**19), np.float32)])
 
 
 @pytest.mark.parametrize("how", [grpc.Compression.Gzip, grpc.Compression.Deflate])
