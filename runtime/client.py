@@ -37,9 +37,11 @@ from runtime.client_wire import (
     ServedModel,
     ServerInfo,
     Tls,
+    closed_error,
     error_from_status,
     method_path,
 )
+from runtime.errors import TwinportError
 from runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -54,8 +56,8 @@ class Client:
     """One connection to a server; may be shared by threads.
 
     Every call raises ``Unavailable`` where no server answers, ``DeadlineExceeded`` where
-    it is too slow, and otherwise the error of our tree that fits the server's status, with
-    the server's text.
+    it is too slow, ``InvalidInput`` after ``close``, and otherwise the error of our tree that
+    fits the server's status, with the server's text.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Client:
         self._connection = Connection(url, tls, token)
         self._logic = Logic(url, timeout_s, retry)
         self.url = url
+        self._closed = False
         options, credentials = self._connection.options(), self._connection.credentials()
         if credentials is None:
             self._channel = grpc.insecure_channel(url, options=options)
@@ -115,7 +118,11 @@ class Client:
         return self._logic.timeout_s
 
     def close(self) -> None:
-        """End the connection; calling it twice is allowed."""
+        """End the connection; calling it twice is allowed.
+
+        Calls that run in other threads end, and later ones are refused, with ``InvalidInput``.
+        """
+        self._closed = True
         self._channel.close()
 
     def live(self) -> bool:
@@ -250,15 +257,19 @@ class Client:
                 wrong.append(error)
                 raise
 
-        call = self._calls["ModelStreamInfer"](
-            messages(), timeout=limit, metadata=self._connection.metadata
-        )
+        try:
+            call = self._calls["ModelStreamInfer"](
+                messages(), timeout=limit, metadata=self._connection.metadata
+            )
+        except ValueError:
+            self._check_open()
+            raise
         try:
             yield from map(stream_answer, call)
         except grpc.RpcError as error:
             if wrong:
                 raise wrong[0] from None
-            raise error_from_status(error.code(), error.details() or "", self.url) from error
+            raise self._error_of(error) from error
         finally:
             call.cancel()
 
@@ -287,4 +298,18 @@ class Client:
                 step.request, timeout=step.timeout_s, wait_for_ready=step.wait, metadata=metadata
             )
         except grpc.RpcError as error:
-            raise error_from_status(error.code(), error.details() or "", self.url) from error
+            raise self._error_of(error) from error
+        except ValueError:
+            self._check_open()
+            raise
+
+    def _error_of(self, error: Any) -> TwinportError:
+        """The error of our tree for what a call ended with."""
+        if self._closed and error.code() is grpc.StatusCode.CANCELLED:
+            return closed_error(self.url)
+        return error_from_status(error.code(), error.details() or "", self.url)
+
+    def _check_open(self) -> None:
+        """Say what the library means by a ``ValueError`` where the channel is closed."""
+        if self._closed:
+            raise closed_error(self.url)

@@ -36,6 +36,7 @@ from runtime.client_wire import (
     ServedModel,
     ServerInfo,
     Tls,
+    closed_error,
     error_from_status,
     method_path,
     stream_error_from_status,
@@ -66,6 +67,7 @@ class AsyncClient:
         self._connection = Connection(url, tls, token)
         self._logic = Logic(url, timeout_s, retry)
         self.url = url
+        self._closed = False
         options, credentials = self._connection.options(), self._connection.credentials()
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(url, options=options)
@@ -99,7 +101,11 @@ class AsyncClient:
         return self._logic.timeout_s
 
     async def close(self) -> None:
-        """End the connection; calling it twice is allowed."""
+        """End the connection; calling it twice is allowed.
+
+        Calls that other tasks wait for end, and later ones are refused, with ``InvalidInput``.
+        """
+        self._closed = True
         await self._channel.close()
 
     async def live(self) -> bool:
@@ -189,6 +195,7 @@ class AsyncClient:
                 wrong.append(error)
                 raise
 
+        self._check_open()
         call = self._calls["ModelStreamInfer"](
             messages(), timeout=limit, metadata=self._connection.metadata
         )
@@ -198,9 +205,9 @@ class AsyncClient:
         except asyncio.CancelledError:
             if wrong:
                 raise wrong[0] from None
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if _cancelled():
                 raise
+            self._check_open()
             # The library cancels a stream whose sending fails before it knows why.
             raise stream_error_from_status(
                 grpc.StatusCode.INTERNAL, FAILED_SEND, self.url
@@ -229,6 +236,7 @@ class AsyncClient:
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
             return None
+        self._check_open()
         call, metadata = self._calls[step.method], self._connection.metadata
         try:
             return await call(
@@ -236,6 +244,21 @@ class AsyncClient:
             )
         except grpc.RpcError as error:
             raise error_from_status(error.code(), error.details() or "", self.url) from error
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            # The library cancels what waits where the channel is closed.
+            if not _cancelled():
+                self._check_open()
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed_error(self.url)
+
+
+def _cancelled() -> bool:
+    """Whether somebody cancels this task; the library cancels calls alone."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 async def _each(

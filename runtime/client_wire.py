@@ -202,6 +202,11 @@ def error_from_status(code: grpc.StatusCode, details: str, url: str) -> Twinport
     return kind(details or f"the server at {url} answered {code.name} without a text")
 
 
+def closed_error(url: str) -> InvalidInput:
+    """The error of a call of a client that is closed; no other attempt will help."""
+    return InvalidInput(f"the client of {url} is closed; make another one to go on")
+
+
 def stream_error_from_status(code: grpc.StatusCode, details: str, url: str) -> TwinportError:
     """The same for a stream of ``grpc.aio``.
 

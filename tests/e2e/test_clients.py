@@ -42,7 +42,6 @@ class Awaited:
 
     def close(self):
         self.runner.run(self.client.close())
-        self.runner.close()
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +64,8 @@ def open_client(request):
     yield open_client
     for client in opened:
         client.close()
+        if isinstance(client, Awaited):
+            client.runner.close()
 
 
 @pytest.fixture
@@ -103,6 +104,21 @@ def test_more_rows_than_the_maximum_come_back_whole_and_in_order(client, toys):
     right = toys["linear"].compute({"x": X})
     np.testing.assert_allclose(answer["y"], right["y"], atol=1e-5)
     np.testing.assert_allclose(answer["total"], right["total"][:, None], atol=1e-5)
+
+
+def test_a_closed_client_says_so(open_client, server):
+    client = open_client(server.address)
+    client.close()
+    client.close()
+    for call in (
+        client.live,
+        lambda: client.wait_ready(30),
+        lambda: client.infer("linear", {"x": X}),
+        lambda: list(client.stream("linear", [{"x": X[:2]}])),
+    ):
+        with pytest.raises(InvalidInput, match=rf"client of {server.address} is closed") as caught:
+            call()
+        assert "\n" not in str(caught.value)
 
 
 def test_errors_are_those_of_the_tree(client):

@@ -48,6 +48,12 @@ def twinport(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]
         logger.setLevel(level)
 
 
+_KINDS = {
+    False: grpc.unary_unary_rpc_method_handler,
+    True: grpc.stream_stream_rpc_method_handler,
+}
+
+
 @pytest.fixture
 def serve_with() -> Iterator[Callable[..., str]]:
     """Start a server with one function a call (``ModelInfer=...``); returns its address."""
@@ -56,7 +62,7 @@ def serve_with() -> Iterator[Callable[..., str]]:
     def start(address: str = "127.0.0.1:0", **handlers: Handler) -> str:
         server = grpc.server(ThreadPoolExecutor(4))
         methods = {
-            name: grpc.unary_unary_rpc_method_handler(
+            name: _KINDS[METHODS[name].client_streaming](
                 handler,
                 request_deserializer=METHODS[name].request.FromString,
                 response_serializer=METHODS[name].response.SerializeToString,

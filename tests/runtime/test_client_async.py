@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
+import protos
 from runtime.client_async import AsyncClient
-from runtime.errors import Unavailable
+from runtime.errors import InvalidInput, Unavailable
 
 
 class Cancelled:
@@ -45,3 +47,45 @@ async def test_a_task_that_is_cancelled_while_it_listens_is_cancelled():
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await listened(Silent())
+
+
+@pytest.fixture
+def hanging(serve_with):
+    """A server that answers no question for its state until the test is over."""
+    arrived, over = threading.Event(), threading.Event()
+
+    def hang(request, context):
+        arrived.set()
+        over.wait(30)
+        return protos.ServerLiveResponse()
+
+    yield serve_with(ServerLive=hang), arrived
+    over.set()
+
+
+async def test_a_call_that_waits_while_another_task_closes_the_client_says_so(hanging):
+    url, arrived = hanging
+    client = AsyncClient(url)
+    call = asyncio.create_task(client.live())
+    await asyncio.to_thread(arrived.wait, 30)
+    await client.close()
+    with pytest.raises(InvalidInput, match="is closed"):
+        await call
+
+
+async def test_a_stream_that_waits_while_another_task_closes_the_client_says_so():
+    client = AsyncClient("127.0.0.1:1")
+    client._calls["ModelStreamInfer"] = lambda *_args, **_options: Cancelled()
+    stream = client.stream("m", [])
+    answer = asyncio.ensure_future(anext(stream))
+    await client.close()
+    with pytest.raises(InvalidInput, match="is closed"):
+        await answer
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_is_cancelled(hanging):
+    url, _ = hanging
+    async with AsyncClient(url) as client:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.live()
