@@ -19,6 +19,7 @@ from exporter.commands.engine import (
 )
 from exporter.commands.options import FILE, FOLDER, SizeType, source_options, specs_from_options
 from runtime.cli import run_command
+from runtime.commands.ranges import Within
 from runtime.errors import UsageProblem
 from runtime.tables import console, judgement_table
 
@@ -55,7 +56,7 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
               help="Of an inner module ('fc1'); sent to clients that ask for it.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
               help="Of the drawn inputs.")  # fmt: skip
-@click.option("--proof-budget", type=click.FloatRange(0), metavar="SECONDS",
+@click.option("--proof-budget", type=Within(0), metavar="SECONDS",
               help="After which no more samples are begun.  [default: as long as the export "
               "took, from 5 to 20]")  # fmt: skip
 @click.option("--allow-constant", multiple=True, metavar="OUTPUT",

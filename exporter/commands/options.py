@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,11 +72,16 @@ class SizeType(click.ParamType[int]):
         found = _SIZE.fullmatch(str(value).strip())
         if found is None:
             self.fail(f"'{value}' cannot be read; wanted the form '500MB'", param, ctx)
-        return round(float(found["number"]) * _UNITS[found["unit"].upper()])
+        size = float(found["number"]) * _UNITS[found["unit"].upper()]
+        if not isfinite(size):
+            self.fail(f"'{value}' is larger than any file", param, ctx)
+        return round(size)
 
 
 def _number(text: str) -> float:
-    return int(text) if text.lstrip("-").isdigit() else float(text)
+    """Infinite where it is beyond every number of 64 bits; a whole one is exact else."""
+    number = float(text)
+    return int(text) if isfinite(number) and text.lstrip("-").isdigit() else number
 
 
 def source_options(command: Command) -> Command:

@@ -15,6 +15,7 @@ from runtime.client import Client
 from runtime.client_pictures import labels_of
 from runtime.client_wire import Connection, ServedModel
 from runtime.commands.connecting import connecting
+from runtime.commands.ranges import Within
 from runtime.errors import Unimplemented
 from runtime.input_files import Prepared, answers_of, joined, read_inputs
 from runtime.preprocess import Label
@@ -50,7 +51,7 @@ class Answer:
               help="How many of the likeliest labels to print.")  # fmt: skip
 @click.option("--output", "outputs", multiple=True, help="Ask for this output; may be repeated.")
 @click.option("--invert", is_flag=True, help="Swap light and dark: dark digits on light paper.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True),
+@click.option("--timeout", "timeout_s", type=Within(min=0, min_open=True),
               default=60.0, show_default=True, help="Seconds for each request.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def infer(

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from runtime.commands.ranges import Within
 from runtime.errors import TwinportError
 from runtime.tables import console, fitted
 from runtime.watch.scrape import Look, Row, look_at, metrics_url, row_to_dict, rows_between
@@ -22,7 +23,7 @@ DEFAULT_URL = "127.0.0.1:8002"
 @click.command()
 @click.option("--url", default=DEFAULT_URL, show_default=True,
               help="HOST:PORT of the metrics, or their whole address.")  # fmt: skip
-@click.option("--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True,
+@click.option("--interval", type=Within(0.1, 3600), default=2.0, show_default=True,
               help="Seconds between two looks.")  # fmt: skip
 @click.option("--once", is_flag=True, help="Look twice, one interval apart, print and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a look.")

@@ -25,8 +25,10 @@ class ShadowSettings:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no share and no action."""
+        """Refuse what is no share, no action and no seed."""
         if not 0 <= self.share <= 1:
             raise InvalidInput(f"shadow is {self.share}; wanted a share of 0 to 1, such as 0.01")
         if self.action not in ACTIONS:
             raise InvalidInput(f"shadow_action is '{self.action}'; wanted {' or '.join(ACTIONS)}")
+        if self.seed is not None and self.seed < 0:
+            raise InvalidInput(f"shadow_seed is {self.seed}; wanted 0 or more")

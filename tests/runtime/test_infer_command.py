@@ -335,3 +335,10 @@ def test_a_server_that_is_not_there_is_one_line(twinport, tmp_path):
 )
 def test_wrong_usage_exits_2(argv, twinport):
     assert twinport("infer", *argv).code == 2
+
+
+@pytest.mark.parametrize("timeout", ["nan", "0"])
+def test_a_time_limit_that_is_none_is_wrong_usage(timeout, twinport):
+    ran = twinport("infer", "shade", "x.npy", "--timeout", timeout)
+    assert (ran.code, ran.out) == (2, "")
+    assert "is not in the range x>0" in ran.err

@@ -43,6 +43,7 @@ def test_the_state_lies_in_the_home_folder_where_nothing_is_said(monkeypatch, va
         ({"poll_seconds": float("nan")}, "poll_seconds is nan"),
         ({"experts_load": 1.5}, "experts_load is 1.5; wanted 0"),
         ({"experts_load": float("nan")}, "experts_load is nan"),
+        ({"shadow_seed": -1}, "shadow_seed is -1; wanted 0 or more"),
         ({"workers": 2, "model_control": "explicit"}, "use 1 with model_control explicit"),
     ],
 )

@@ -119,6 +119,13 @@ def test_once_prints_one_table(endpoint, twinport):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("interval", ["nan", "inf", "0"])
+def test_an_interval_that_is_none_is_wrong_usage(interval, endpoint, twinport):
+    ran = twinport("top", "--url", endpoint.url, "--interval", interval)
+    assert (ran.code, ran.out) == (2, "")
+    assert "is not in the range 0.1<=x<=3600" in ran.err
+
+
 def test_json_is_one_object(endpoint, twinport):
     ran = twinport("top", "--url", endpoint.url, "--once", "--interval", 0.1, "--json")
     _, row = json.loads(ran.out)["models"]
