@@ -15,7 +15,7 @@ import grpc
 
 from runtime.bench.result import Level
 from runtime.client_wire import Connection, error_from_status, method_path
-from runtime.errors import InvalidInput, TwinportError
+from runtime.errors import InvalidInput, TwinportError, Unavailable
 
 MAX_SECONDS = 3600.0
 MAX_REQUESTS = 10_000_000
@@ -83,6 +83,8 @@ class _Tally:
     latencies: array[float] = field(default_factory=lambda: array("d"))
     errors: Counter[str] = field(default_factory=Counter)
     first_error: TwinportError | None = None
+    lost: bool = False
+    """Whether the request that ended last found no server."""
 
     @property
     def done(self) -> int:
@@ -104,6 +106,7 @@ async def measure(
         finished: Gets each level at its end, those before a failure too.
 
     Raises:
+        Unavailable: The server was gone at the end of a level, which ``finished`` has got.
         TwinportError: Of a level no request at all was answered; it is the first one's error.
     """
     # Else channels to one address share a connection.
@@ -112,7 +115,10 @@ async def measure(
     try:
         calls: list[Any] = [channel.unary_unary(method_path("ModelInfer")) for channel in channels]
         for each in plan.in_flight:
-            finished(await _level(plan, each, calls, payloads, progress))
+            level, tally = await _level(plan, each, calls, payloads, progress)
+            finished(level)
+            if tally.lost:
+                await _check_there(plan, each, calls, payloads)
     finally:
         for channel in channels:
             await channel.close()
@@ -131,7 +137,7 @@ async def _level(
     calls: Sequence[Any],
     payloads: Sequence[bytes],
     progress: Progress,
-) -> Level:
+) -> tuple[Level, _Tally]:
     warm_up = _Tally()
     await _run(plan, in_flight, calls, payloads, warm_up, plan.warm_up_seconds)
     if not warm_up.latencies and warm_up.first_error is not None:
@@ -158,7 +164,26 @@ async def _level(
     if not tally.latencies and tally.first_error is not None:
         raise tally.first_error
     progress(in_flight, 1.0, tally.done)
-    return Level(in_flight, plan.rows, wall_s, tuple(tally.latencies), dict(tally.errors))
+    level = Level(in_flight, plan.rows, wall_s, tuple(tally.latencies), dict(tally.errors))
+    return level, tally
+
+
+async def _check_there(
+    plan: Plan, in_flight: int, calls: Sequence[Any], payloads: Sequence[bytes]
+) -> None:
+    """Send one more of each of the requests in flight, as a warm-up without a time does.
+
+    Raises:
+        Unavailable: None of them found a server.
+    """
+    tally = _Tally()
+    await _run(plan, in_flight, calls, payloads, tally, 0.0)
+    gone = grpc.StatusCode.UNAVAILABLE.name
+    if tally.errors[gone] == tally.done:
+        raise Unavailable(
+            f"the server was gone at the end of the level with {in_flight} in flight, so its "
+            f"numbers are not those of a server at work: {tally.first_error}"
+        )
 
 
 async def _run(
@@ -185,6 +210,7 @@ async def _run(
                 await call(next(turns), timeout=plan.timeout_s, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 tally.errors[error.code().name] += 1
+                tally.lost = error.code() is grpc.StatusCode.UNAVAILABLE
                 if tally.first_error is None:
                     details = error.details() or ""
                     tally.first_error = error_from_status(error.code(), details, url)
@@ -192,5 +218,6 @@ async def _run(
                 await asyncio.sleep(0)
             else:
                 tally.latencies.append(time.perf_counter() - begun)
+                tally.lost = False
 
     await asyncio.gather(*(keep_one(calls[i % len(calls)]) for i in range(in_flight)))

@@ -87,7 +87,9 @@ def bench(
     At each level so many requests are in flight all the time: one that is answered makes
     room for the next. Where server and load generator run on one machine they share its
     processors, and the generator is one process: what it can send is a limit, too. Where a
-    level fails, or after Ctrl-C, those that were finished are shown all the same.
+    level fails, or after Ctrl-C, those that were finished are shown all the same. Requests
+    that fail are counted; the exit code is 1 where none of a level is answered, or where the
+    server is gone at the end of one.
     """
     draw = _plotter(plot)
     chosen = "" if version is None else str(version)
@@ -99,13 +101,15 @@ def bench(
     sent = requests_for(served, rows=rows, file=file, axes=axes, version=chosen)
     plan = replace(plan, rows=sent.rows)
     levels: list[Level] = []
+    complete = False
     try:
         with _progress(plan) as tell:
             _loop_runner()(measure(plan, sent.payloads, tell, levels.append))
+        complete = True
     finally:
         if levels:
             if as_json:
-                click.echo(json.dumps(_record(model, plan, sent, levels)))
+                click.echo(json.dumps(_record(model, plan, sent, levels, complete=complete)))
             else:
                 out = console()
                 out.print(fitted(table_of(levels), out))
@@ -160,7 +164,9 @@ def _plain(in_flight: int, share: float, done: int) -> None:
         click.echo(f"{in_flight} in flight: {done} requests", err=True)
 
 
-def _record(model: str, plan: Plan, sent: Requests, levels: list[Level]) -> dict[str, Any]:
+def _record(
+    model: str, plan: Plan, sent: Requests, levels: list[Level], *, complete: bool
+) -> dict[str, Any]:
     return {
         "model": model,
         "url": plan.connection.url,
@@ -172,6 +178,6 @@ def _record(model: str, plan: Plan, sent: Requests, levels: list[Level]) -> dict
             "grpcio": version_of("grpcio"),
             "cpus": os.cpu_count(),
         },
-        "complete": len(levels) == len(plan.in_flight),
+        "complete": complete,
         "levels": [level.to_dict() for level in levels],
     }

@@ -110,6 +110,46 @@ def test_a_server_that_answers_nothing_is_its_first_error(bench):
     assert ran.err == "twinport: input 'x' is wrong\n"
 
 
+def away(answer, turns):
+    """Answer requests but those of some turns, counted from 1, at which nobody is there."""
+    turn = itertools.count(1)
+
+    def sometimes(request, context):
+        if next(turn) in turns:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the server stops")
+        return answer(request, context)
+
+    return sometimes
+
+
+def test_a_server_that_is_gone_at_the_end_is_an_error_and_its_level_is_shown(
+    bench, answer, tmp_path
+):
+    # The first level sends 1 and 20, the second one 3 and 20.
+    gone = away(answer, range(35, 1000))
+    ran = bench(gone, "--requests", 20, "--json", "--plot", tmp_path / "plot.svg")
+    assert ran.code == 1
+    *_, last = ran.err.splitlines()
+    assert last.startswith("twinport: the server was gone at the end of the level with 3 in flight")
+    assert last.endswith(": the server stops")
+    record = json.loads(ran.out)
+    assert not record["complete"]
+    assert [level["in_flight"] for level in record["levels"]] == [1, 3]
+    assert record["levels"][1]["requests"] == 10
+    assert record["levels"][1]["errors"] == {"UNAVAILABLE": 10}
+    assert (tmp_path / "plot.svg").exists()
+
+
+@pytest.mark.parametrize("failed", [range(5, 15), range(21, 22), range(43, 45)])
+def test_a_server_that_was_away_and_is_back_is_none(failed, bench, answer):
+    ran = bench(away(answer, failed), "--requests", 20, "--json")
+    assert ran.code == 0, ran.err
+    record = json.loads(ran.out)
+    assert record["complete"]
+    counted = [level["errors"].get("UNAVAILABLE", 0) for level in record["levels"]]
+    assert sum(counted) == len(failed)
+
+
 @pytest.fixture
 def fails_later(answer):
     """Answer the first level (20 requests and one to warm up) and do ``then`` after it."""
