@@ -24,7 +24,7 @@ from runtime.service.siblings import Siblings
 from runtime.servicer import Servicer
 from runtime.settings import ServerSettings
 from runtime.shadow.settings import ShadowSettings
-from runtime.transports.base import SEND_SECONDS, Transport
+from runtime.transports.base import ENDING, SEND_SECONDS, Transport
 from runtime.verdicts import VerdictStore
 from runtime.versions import State, Version
 
@@ -157,12 +157,26 @@ async def _serve(settings: ServerSettings, report: Report) -> None:
     life = Life(settings, report)
     stop_at_signal(life.stop)
     await life.run(GrpcioTransport(life.servicer, settings))
+    hear_no_signals()
 
 
 def stop_at_signal(stop: asyncio.Event) -> None:
-    """Set an event once SIGTERM or SIGINT comes; a second one changes nothing."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    """Set an event once SIGTERM or SIGINT comes; a second one changes nothing.
+
+    Handlers of the loop would be taken away with it, before the process ends.
+    """
+    loop = asyncio.get_running_loop()
+    for number in ENDING:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+
+
+def hear_no_signals() -> None:
+    """Let no further signal change how the process ends; to be said by whoever does nothing more.
+
+    Else one that comes while the interpreter winds up ends it with that signal's code.
+    """
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def open_repository(settings: ServerSettings) -> Repository:

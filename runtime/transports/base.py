@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Protocol
 
 from runtime.errors import Unimplemented
 
 MAX_DETAILS = 1000
 """Characters of an error's text; it travels in a header of limited size."""
+ENDING = (signal.SIGTERM, signal.SIGINT)
+"""The signals that end a server."""
 SEND_SECONDS = 0.5
 """The least time for the last answers to leave once nothing runs any more."""
 

@@ -23,12 +23,12 @@ from typing import Any, NoReturn
 
 from runtime.errors import BackendUnavailable
 from runtime.settings import ServerSettings
+from runtime.transports.base import ENDING
 from runtime.transports.handoff import VARIABLE, settings_to_text
 from runtime.transports.sockets import check_free, resolved
 from runtime.transports.tls import read_tls
 
 APP = "runtime.transports.envoy_app:app"
-ENDING = (signal.SIGTERM, signal.SIGINT)
 THREADS = 2
 """Of Envoy; a connection stays with one of them, and Python is busy long before they are."""
 _CHANGED = ("LD_PRELOAD", "PYTHONHOME", "PYTHONPATH")

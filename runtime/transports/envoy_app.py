@@ -26,8 +26,7 @@ from runtime.server import Life
 from runtime.settings import ServerSettings
 from runtime.start import say
 from runtime.transports.asgi import GrpcApp, Send
-from runtime.transports.base import address_text
-from runtime.transports.envoy import ENDING
+from runtime.transports.base import ENDING, address_text
 from runtime.transports.handoff import VARIABLE, settings_from_text
 from runtime.transports.messages import Event, Receive
 from runtime.transports.unsent import listening_ports, unsent_bytes

@@ -13,11 +13,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import uvloop
+
 from runtime.errors import TwinportError
 from runtime.observe.collector import exposition
 from runtime.observe.endpoint import LOOP_SECONDS, MetricsEndpoint
 from runtime.observe.snapshot import Snapshot, past_of, summed
-from runtime.server import NOT_READY, stop_at_signal
+from runtime.server import NOT_READY, hear_no_signals, stop_at_signal
 from runtime.settings import ServerSettings
 from runtime.transports.base import address_text
 from runtime.transports.group_memory import GroupMemory
@@ -36,7 +38,8 @@ def run_workers(settings: ServerSettings, report: Callable[[str], None]) -> None
     Raises:
         TwinportError: The address cannot be had, or workers do not start.
     """
-    asyncio.run(_serve(settings, report))
+    # It hears of a signal whichever thread takes it; asyncio's loop does for its own handlers only.
+    uvloop.run(_serve(settings, report))
 
 
 async def _serve(settings: ServerSettings, report: Callable[[str], None]) -> None:
@@ -51,6 +54,7 @@ async def _serve(settings: ServerSettings, report: Callable[[str], None]) -> Non
         finally:
             if metrics is not None:
                 metrics.close()
+    hear_no_signals()
 
 
 def _metrics(settings: ServerSettings, group: _Group) -> MetricsEndpoint | None:

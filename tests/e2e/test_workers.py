@@ -346,3 +346,9 @@ def test_workers_that_cannot_start_any_more_end_the_server(start_server, tmp_pat
     os.kill(children(server)[0], signal.SIGKILL)
     assert server.process.wait(60) == 1
     assert "is not a folder" in server.log.read_text()
+
+
+def test_signals_that_come_while_workers_end_change_nothing(server):
+    while server.process.poll() is None:
+        server.process.send_signal(signal.SIGTERM)
+    assert server.process.returncode == 0

@@ -143,6 +143,13 @@ def test_an_open_stream_ends_with_the_server(start, transport):
         assert probe.connect_ex((host, int(port))) != 0
 
 
+def test_signals_that_come_while_it_ends_change_nothing(start, transport):
+    server = start(transport)
+    while server.process.poll() is None:
+        server.process.send_signal(signal.SIGTERM)
+    assert server.process.returncode == 0
+
+
 def test_a_client_of_http_1_gets_a_sane_answer(servers):
     host, port = servers("envoy").address.split(":")
     for method, headers, status in (
