@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
 from runtime.errors import DeadlineExceeded, TwinportError
 from runtime.servicer import Call, Servicer
-from runtime.transports.base import details_of, not_served
+from runtime.transports.answers import (
+    BODY,
+    OK,
+    START,
+    START_GZIP,
+    Answers,
+    Send,
+    send_error,
+    send_refusal,
+)
+from runtime.transports.base import not_served
 from runtime.transports.messages import (
     LOOK_SECONDS,
     Event,
@@ -27,15 +37,12 @@ from runtime.transports.messages import (
     whole_message,
 )
 from runtime.transports.wire import (
-    ENCODINGS,
-    UnknownEncoding,
     check_encoding,
     check_length,
     framed,
     framed_gzip,
     metadata_of,
     seconds_of,
-    status_text,
 )
 
 LARGE = 2**18
@@ -43,17 +50,7 @@ LARGE = 2**18
 LOOKED_AT = 64
 """Requests whose clients are looked after at one time while few of them leave."""
 
-Send = Callable[[Event], Awaitable[None]]
-
 _GRPC = b"application/grpc"
-_TYPE = (b"content-type", _GRPC)
-_START: Event = {
-    "type": "http.response.start", "status": 200, "headers": [_TYPE], "trailers": True,
-}  # fmt: skip
-_START_GZIP: Event = {**_START, "headers": [_TYPE, (b"grpc-encoding", b"gzip")]}
-_OK: Event = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
-_BODY = "http.response.body"
-_END: Event = {"type": _BODY, "body": b""}
 _PLAIN = Call()
 
 
@@ -133,7 +130,7 @@ class GrpcApp:
         try:
             head = self._head(scope["headers"], scope["http_version"])
             if head.problem:
-                await _refuse(send, *head.problem)
+                await send_refusal(send, *head.problem)
                 return
             try:
                 if head.encoding != b"identity":
@@ -147,7 +144,7 @@ class GrpcApp:
                 else:
                     raise not_served(method)
             except TwinportError as error:
-                await _send_error(send, error)
+                await send_error(send, error)
         except (Gone, OSError, asyncio.CancelledError):
             return
 
@@ -183,9 +180,9 @@ class GrpcApp:
         if head.compress or len(answer) >= self._large:
             await self._send_large(send, answer, head.compress)
             return
-        await send(_START)
-        await send({"type": _BODY, "body": framed(answer)})
-        await send(_OK)
+        await send(START)
+        await send({"type": BODY, "body": framed(answer)})
+        await send(OK)
 
     async def _in_time(self, method: str, payload: bytes, call: Call) -> bytes:
         if call.deadline is None:
@@ -199,12 +196,12 @@ class GrpcApp:
     async def _send_large(self, send: Send, answer: bytes, compress: bool) -> None:
         check_length(len(answer), self._limit, "an answer")
         body = framed_gzip(answer) if compress else framed(answer)
-        await send(_START_GZIP if compress else _START)
+        await send(START_GZIP if compress else START)
         if len(body) > LARGE:
             await self._send_parts(send, body)
             body = b""
-        await send({"type": _BODY, "body": body})
-        await send(_OK)
+        await send({"type": BODY, "body": body})
+        await send(OK)
 
     async def _send_parts(self, send: Send, body: bytes) -> None:
         self._sending += 1
@@ -212,7 +209,7 @@ class GrpcApp:
         try:
             for start in range(0, len(body), LARGE):
                 part = bytes(view[start : start + LARGE])
-                await send({"type": _BODY, "body": part, "more_body": True})
+                await send({"type": BODY, "body": part, "more_body": True})
         finally:
             self._sending -= 1
 
@@ -222,7 +219,7 @@ class GrpcApp:
         self._streaming.add(task)
         messages = Messages(body.receive, body.encoding, self._limit, lambda: _cancel(task))
         pump = asyncio.create_task(messages.pump())
-        out = _Answers(send, self._limit, body.compress)
+        out = Answers(send, self._limit, body.compress)
         try:
             left = None if call.deadline is None else call.deadline - time.monotonic()
             async with asyncio.timeout(left):
@@ -237,7 +234,7 @@ class GrpcApp:
             pump.cancel()
             self._streaming.discard(task)
 
-    async def _answers(self, method: str, messages: Messages, call: Call, out: _Answers) -> None:
+    async def _answers(self, method: str, messages: Messages, call: Call, out: Answers) -> None:
         stream = cast(AsyncGenerator[bytes, None], self._servicer.stream(method, messages, call))
         async with aclosing(stream) as answers:
             async for answer in answers:
@@ -284,54 +281,8 @@ class GrpcApp:
             task.cancel()
 
 
-class _Answers:
-    """The messages of one stream's answer."""
-
-    def __init__(self, send: Send, limit: int, compress: bool) -> None:
-        self._send = send
-        self._limit = limit
-        self._compress = compress
-        self._started = False
-        self._last: asyncio.Future[None] | None = None
-
-    async def send(self, payload: bytes) -> None:
-        """Send one message; the one after it waits until this has left."""
-        check_length(len(payload), self._limit, "an answer")
-        await self._sent()
-        if not self._started:
-            self._started = True
-            await self._send(_START_GZIP if self._compress else _START)
-        body = framed_gzip(payload) if self._compress else framed(payload)
-        self._last = asyncio.ensure_future(
-            self._send({"type": _BODY, "body": body, "more_body": True})
-        )
-        self._last.add_done_callback(_seen)
-
-    async def end(self, error: TwinportError | None) -> None:
-        """Say how the call went."""
-        await self._sent()
-        if not self._started:
-            if error is not None:
-                await _send_error(self._send, error)
-                return
-            await self._send(_START)
-        await self._send(_END)
-        await self._send(_OK if error is None else {**_OK, "headers": _status(error)})
-
-    async def _sent(self) -> None:
-        if self._last is not None:
-            await asyncio.shield(self._last)
-            self._last = None
-
-
 def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
-
-
-def _seen(sent: asyncio.Future[None]) -> None:
-    """Keep the loop from complaining that a failure to send was not noticed."""
-    if not sent.cancelled():
-        sent.exception()
 
 
 def _head(headers: Headers, version: str, *, always: bool) -> Head:
@@ -354,22 +305,6 @@ def _too_late() -> DeadlineExceeded:
     return DeadlineExceeded("the deadline of the request was over before the answer was there")
 
 
-def _status(error: TwinportError) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"grpc-status", str(int(error.status)).encode()),
-        (b"grpc-message", status_text(details_of(error))),
-    ]
-
-
-async def _send_error(send: Send, error: TwinportError) -> None:
-    """Answer by a status alone, which then travels as headers."""
-    headers = [_TYPE, *_status(error)]
-    if isinstance(error, UnknownEncoding):
-        headers.append((b"grpc-accept-encoding", ENCODINGS))
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send(_END)
-
-
 def _no_grpc(headers: dict[bytes, bytes], version: str) -> tuple[int, str] | None:
     """The HTTP status and the text for what is no request of gRPC."""
     kind = headers.get(b"content-type", b"")
@@ -380,9 +315,3 @@ def _no_grpc(headers: dict[bytes, bytes], version: str) -> tuple[int, str] | Non
     if headers.get(b"te") != b"trailers":
         return 400, "gRPC needs the header 'te: trailers', which a proxy in between may drop"
     return None
-
-
-async def _refuse(send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": _BODY, "body": text.encode() + b"\n"})

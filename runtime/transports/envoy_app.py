@@ -25,7 +25,8 @@ from runtime.observe.failures import use_json_lines
 from runtime.server import Life
 from runtime.settings import ServerSettings
 from runtime.start import say
-from runtime.transports.asgi import GrpcApp, Send
+from runtime.transports.answers import Send
+from runtime.transports.asgi import GrpcApp
 from runtime.transports.base import ENDING, address_text
 from runtime.transports.handoff import VARIABLE, settings_from_text
 from runtime.transports.messages import Event, Receive
