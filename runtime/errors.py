@@ -57,10 +57,15 @@ def with_article(noun: str) -> str:
 
 
 class TwinportError(Exception):
-    """A failure that Twinport foresaw; its text is one line for the user."""
+    """A failure that Twinport foresaw; its text is one line for the user.
+
+    Attributes:
+        noted: Whether a call that it ended is counted and logged.
+    """
 
     status: ClassVar[Status] = Status.INTERNAL
     exit_code: ClassVar[int] = 1
+    noted: bool = False
 
 
 class InvalidInput(TwinportError):

@@ -36,6 +36,7 @@ from runtime.errors import TwinportError, Unimplemented
 from runtime.observe.failures import FailureLog
 from runtime.observe.snapshot import Taken, snapshot_of
 from runtime.observe.tracing import Tracer
+from runtime.queueing import DEADLINE
 from runtime.repository import Repository
 from runtime.service.call import Call as Call
 from runtime.service.call import Running, Stream, Unary, in_time, parsed, unexpected
@@ -52,9 +53,12 @@ from runtime.standard_services import (
     Health,
     reflection_stream,
 )
-from runtime.worker import check_deadline
+from runtime.worker import check_deadline, too_late
 
 logger = logging.getLogger(__name__)
+
+TIMER_SECONDS = 2e-3
+"""How much too soon a timer of a transport may end a call."""
 
 
 class Servicer:
@@ -137,8 +141,11 @@ class Servicer:
         try:
             check_deadline(call.deadline)
             return await self._unary[method](payload, call)
-        except (TwinportError, asyncio.CancelledError) as error:
+        except TwinportError as error:
             self._note(method, error, start, payload)
+            raise
+        except asyncio.CancelledError as error:
+            self._note(method, _too_late(call) or error, start, payload)
             raise
         except Exception as error:
             failure = unexpected(method, error)
@@ -158,7 +165,7 @@ class Servicer:
                 async for answer in answers:
                     yield answer
         except TwinportError as error:
-            self.failures.note(method, error, time.monotonic() - start)
+            self.failures.note_once(method, error, time.monotonic() - start)
             raise
         except Exception as error:
             failure = unexpected(method, error)
@@ -235,6 +242,13 @@ class Servicer:
 
     async def _health_check(self, payload: bytes, _call: Call) -> bytes:
         return self._health.check(payload)
+
+
+def _too_late(call: Call) -> TwinportError | None:
+    """What has ended a call that was cancelled, where its deadline has."""
+    if call.deadline is None or time.monotonic() < call.deadline - TIMER_SECONDS:
+        return None
+    return too_late(DEADLINE)
 
 
 def _unimplemented(name: str) -> Unary:

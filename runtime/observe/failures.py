@@ -28,6 +28,9 @@ MAX_NAME = 200
 MAX_TEXT = 1000
 """Characters of a client's names, and of the error's text."""
 
+OTHER = "other"
+"""Method of the calls that no service has; else a client could make up counters without end."""
+
 FIELDS = "fields"
 """Attribute of a log record that holds what a structured line is made of."""
 
@@ -95,7 +98,10 @@ class FailureLog:
             seconds: How long it took.
             names: Reads the request again; called only where a line is written.
         """
-        status = error.status if isinstance(error, TwinportError) else Status.CANCELLED
+        status = Status.CANCELLED
+        if isinstance(error, TwinportError):
+            error.noted = True
+            status = error.status
         method = method.rpartition("/")[2]
         self.counts[f"{method} {status.name}"] += 1
         bucket = self._filled(status)
@@ -116,6 +122,17 @@ class FailureLog:
             "ms": round(seconds * 1000, 3),
         }
         _write(status, fields, bucket)
+
+    def note_once(
+        self,
+        method: str,
+        error: TwinportError,
+        seconds: float = 0.0,
+        names: Callable[[], RequestNames] = no_names,
+    ) -> None:
+        """Note a call, where whoever raised the error has not done so; see ``note``."""
+        if not error.noted:
+            self.note(method, error, seconds, names)
 
     def close(self) -> None:
         """Say what was left out until now."""

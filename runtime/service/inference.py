@@ -39,6 +39,16 @@ class Serialised(NamedTuple):
     data: bytes
 
 
+class _Ended(Exception):
+    """A request that failed, of a stream which ends with it."""
+
+    def __init__(self, failure: TwinportError, seconds: float, names: RequestNames) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+        self.seconds = seconds
+        self.names = names
+
+
 class Inference:
     """The two calls that run models."""
 
@@ -112,9 +122,15 @@ class Inference:
             with self._running:
                 return await self._streamed(payload, call, as_status=as_status)
 
-        async with aclosing(answered_in_order(payloads, answer, self._health.drained)) as responses:
-            async for response in responses:
-                yield response
+        in_order = answered_in_order(payloads, answer, self._health.drained)
+        try:
+            async with aclosing(in_order) as responses:
+                async for response in responses:
+                    yield response
+        except _Ended as ended:
+            names = ended.names
+            self._failures.note(_STREAM, ended.failure, ended.seconds, lambda: names)
+            raise ended.failure from ended.failure.__cause__
         self._check_open()
 
     async def _streamed(self, payload: bytes, call: Call, *, as_status: bool) -> bytes:
@@ -130,10 +146,11 @@ class Inference:
         else:
             response.parameters[_FINAL].bool_param = True
             return ModelStreamInferResponse(infer_response=response).SerializeToString()
-        if as_status:
-            raise failure
+        seconds = time.monotonic() - start
         names = RequestNames(request.model_name, request.model_version, request.id)
-        self._failures.note(_STREAM, failure, time.monotonic() - start, lambda: names)
+        if as_status:
+            raise _Ended(failure, seconds, names)
+        self._failures.note(_STREAM, failure, seconds, lambda: names)
         # With its id, for the client to know which request failed.
         return ModelStreamInferResponse(
             error_message=str(failure), infer_response=ModelInferResponse(id=request.id)

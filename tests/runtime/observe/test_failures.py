@@ -60,6 +60,15 @@ def test_who_gave_up_is_cancelled(log, caplog):
     assert (line["code"], line["text"]) == ("CANCELLED", "the client gave up")
 
 
+def test_a_call_that_was_noted_is_not_noted_by_who_passes_its_error_on(log):
+    seen, fresh = NotFound("x"), NotFound("x")
+    log.note(INFER, seen, 0)
+    log.note_once(INFER, seen)
+    log.note_once(INFER, fresh)
+    log.note_once(INFER, fresh)
+    assert log.counts == {"ModelInfer NOT_FOUND": 2}
+
+
 async def test_a_flood_leaves_few_lines_and_a_number(log, clock, caplog):
     read = []
 
