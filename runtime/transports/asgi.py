@@ -14,7 +14,9 @@ from contextlib import aclosing
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
-from runtime.errors import DeadlineExceeded, TwinportError
+from runtime.errors import TwinportError
+from runtime.observe.failures import OTHER
+from runtime.queueing import DEADLINE
 from runtime.servicer import Call, Servicer
 from runtime.transports.answers import (
     BODY,
@@ -26,7 +28,7 @@ from runtime.transports.answers import (
     send_error,
     send_refusal,
 )
-from runtime.transports.base import not_served
+from runtime.transports.base import check_answer, not_served
 from runtime.transports.messages import (
     LOOK_SECONDS,
     Event,
@@ -38,12 +40,12 @@ from runtime.transports.messages import (
 )
 from runtime.transports.wire import (
     check_encoding,
-    check_length,
     framed,
     framed_gzip,
     metadata_of,
     seconds_of,
 )
+from runtime.worker import too_late
 
 LARGE = 2**18
 """Bytes of an answer from which it is sent in parts, as fast as the client takes them."""
@@ -127,15 +129,15 @@ class GrpcApp:
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request."""
         # Sending fails with an OSError, and a request is cancelled, where the client has left.
+        method = scope["path"]
         try:
-            head = self._head(scope["headers"], scope["http_version"])
-            if head.problem:
-                await send_refusal(send, *head.problem)
-                return
             try:
+                head = self._head(scope["headers"], scope["http_version"])
+                if head.problem:
+                    await send_refusal(send, *head.problem)
+                    return
                 if head.encoding != b"identity":
                     check_encoding(head.encoding)
-                method = scope["path"]
                 if method in self._unary:
                     await self._one(method, head, receive, send)
                 elif method in self._streams:
@@ -144,9 +146,14 @@ class GrpcApp:
                 else:
                     raise not_served(method)
             except TwinportError as error:
+                self._note(method, error)
                 await send_error(send, error)
         except (Gone, OSError, asyncio.CancelledError):
             return
+
+    def _note(self, method: str, error: TwinportError) -> None:
+        served = method in self._unary or method in self._streams
+        self._servicer.failures.note_once(method if served else OTHER, error)
 
     def _head(self, headers: Headers, version: str) -> Head:
         """What the headers say; most requests have those of the one before."""
@@ -178,6 +185,7 @@ class GrpcApp:
         finally:
             del self._waiting[task]
         if head.compress or len(answer) >= self._large:
+            check_answer(self._servicer.failures, method, payload, answer, self._limit)
             await self._send_large(send, answer, head.compress)
             return
         await send(START)
@@ -191,10 +199,11 @@ class GrpcApp:
             async with asyncio.timeout(call.deadline - time.monotonic()):
                 return await self._servicer.unary(method, payload, call)
         except TimeoutError as error:
-            raise _too_late() from error
+            late = too_late(DEADLINE)
+            late.noted = True  # by the service, which was cancelled
+            raise late from error
 
     async def _send_large(self, send: Send, answer: bytes, compress: bool) -> None:
-        check_length(len(answer), self._limit, "an answer")
         body = framed_gzip(answer) if compress else framed(answer)
         await send(START_GZIP if compress else START)
         if len(body) > LARGE:
@@ -220,21 +229,33 @@ class GrpcApp:
         messages = Messages(body.receive, body.encoding, self._limit, lambda: _cancel(task))
         pump = asyncio.create_task(messages.pump())
         out = Answers(send, self._limit, body.compress)
+        begun = time.monotonic()
         try:
-            left = None if call.deadline is None else call.deadline - time.monotonic()
-            async with asyncio.timeout(left):
-                await self._answers(method, messages, call, out)
-        except TimeoutError:
-            await out.end(_too_late())
-        except TwinportError as error:
+            error = await self._answers(method, messages, call, out) or messages.error
+            if error is not None:
+                self._servicer.failures.note_once(method, error, time.monotonic() - begun)
             await out.end(error)
-        else:
-            await out.end(messages.error)
         finally:
             pump.cancel()
             self._streaming.discard(task)
 
-    async def _answers(self, method: str, messages: Messages, call: Call, out: Answers) -> None:
+    async def _answers(
+        self, method: str, messages: Messages, call: Call, out: Answers
+    ) -> TwinportError | None:
+        """Send what the service answers; the error that this ends with."""
+        try:
+            left = None if call.deadline is None else call.deadline - time.monotonic()
+            async with asyncio.timeout(left):
+                await self._send_answers(method, messages, call, out)
+        except TimeoutError:
+            return too_late(DEADLINE)
+        except TwinportError as error:
+            return error
+        return None
+
+    async def _send_answers(
+        self, method: str, messages: Messages, call: Call, out: Answers
+    ) -> None:
         stream = cast(AsyncGenerator[bytes, None], self._servicer.stream(method, messages, call))
         async with aclosing(stream) as answers:
             async for answer in answers:
@@ -299,10 +320,6 @@ def _head(headers: Headers, version: str, *, always: bool) -> Head:
         None, encoding, accepted and (always or encoding != b"identity"), metadata, timeout,
         timeout is None and not metadata,
     )  # fmt: skip
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("the deadline of the request was over before the answer was there")
 
 
 def _no_grpc(headers: dict[bytes, bytes], version: str) -> tuple[int, str] | None:

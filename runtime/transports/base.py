@@ -5,7 +5,10 @@ from __future__ import annotations
 import signal
 from typing import Protocol
 
-from runtime.errors import Unimplemented
+from runtime.errors import ResourceExhausted, Unimplemented
+from runtime.observe.failures import FailureLog
+from runtime.service.names import names_from
+from runtime.transports.wire import check_length
 
 MAX_DETAILS = 1000
 """Characters of an error's text; it travels in a header of limited size."""
@@ -34,6 +37,28 @@ class Transport(Protocol):
 def not_served(method: str) -> Unimplemented:
     """The error of a call of ``/service/Method`` that no service here has."""
     return Unimplemented(f"{method[:200]} is not served here; reflection lists what is")
+
+
+def check_answer(
+    failures: FailureLog, method: str, payload: bytes, answer: bytes, limit: int
+) -> None:
+    """Refuse to send an answer that is too long, and note its call.
+
+    Args:
+        failures: Where calls that fail are noted.
+        method: Full name of the call, of those with one message each way.
+        payload: The request's bytes.
+        answer: The answer's.
+        limit: Bytes of the longest message.
+
+    Raises:
+        ResourceExhausted: It has more bytes than a message may have.
+    """
+    try:
+        check_length(len(answer), limit, "an answer")
+    except ResourceExhausted as error:
+        failures.note_once(method, error, names=lambda: names_from(method, payload))
+        raise
 
 
 def details_of(error: Exception) -> str:

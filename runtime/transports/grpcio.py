@@ -51,7 +51,7 @@ class GrpcioTransport:
         options = channel_options(settings, shared=bool(shared_port))
         self._server = core.Server(tuple(options), False)
         self._server.register_completion_queue(self._pump.queue)
-        self._calls = Calls(servicer, self._server, self._pump)
+        self._calls = Calls(servicer, self._server, self._pump, settings.max_message_mb * 2**20)
 
     async def start(self) -> str:
         """See ``Transport``."""

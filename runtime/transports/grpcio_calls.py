@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, suppress
 from typing import Any, cast
 
-from runtime.errors import InvalidInput, TwinportError, Unavailable
+from runtime.errors import InvalidInput, ResourceExhausted, TwinportError, Unavailable
+from runtime.observe.failures import OTHER
 from runtime.servicer import Call, Servicer
-from runtime.transports.base import details_of, not_served
+from runtime.transports.base import check_answer, details_of, not_served
 from runtime.transports.grpcio_queue import EventPump, core
 
 AHEAD = 16
@@ -31,18 +32,24 @@ _receive = core.ReceiveMessageOperation
 _close = core.ReceiveCloseOnServerOperation
 
 
+def _nobody_waits(_event: Any) -> None:
+    """The tag of the last batch of a call; ``_closed`` tells of its end."""
+
+
 class Calls:
     """Takes the calls of a server, and knows which have not ended yet."""
 
-    def __init__(self, servicer: Servicer, server: Any, pump: EventPump) -> None:
+    def __init__(self, servicer: Servicer, server: Any, pump: EventPump, max_message: int) -> None:
         """Take none yet.
 
         Args:
             servicer: Who answers.
             server: Of the core, its events in the queue of ``pump``.
             pump: Brings the events.
+            max_message: Bytes of the longest message that the core takes.
         """
         self.servicer = servicer
+        self.max_message = max_message
         self._server = server
         self._queue = pump.queue
         self._takes = True
@@ -105,7 +112,8 @@ class _Rpc:
         self._details = announced.call_details
         self._metadata = announced.invocation_metadata
         self._method = method
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[bytes | None] | None = None
+        self._payload = b""
         self._over = False
         self._has_headers = False
         """Whether the answer has begun: its initial metadata is sent."""
@@ -120,8 +128,8 @@ class _Rpc:
             self._calls.began(self)
             self._task = asyncio.get_running_loop().create_task(self._answered())
 
-    async def _answered(self) -> None:
-        """Answer, and end the call by how that went."""
+    async def _answered(self) -> bytes | None:
+        """Answer, and end the call by how that went; what was given to the core last."""
         try:
             answer = await self._answer()
         except TwinportError as error:
@@ -132,6 +140,8 @@ class _Rpc:
             raise
         else:
             self._end(answer=answer)
+            return answer
+        return None
 
     async def _answer(self) -> bytes | None:
         """What is still to be sent before the status."""
@@ -140,8 +150,11 @@ class _Rpc:
     def _closed(self, event: Any) -> None:
         self._over = True
         self._calls.ended(self)
-        if self._task is not None and event.batch_operations[0].cancelled():
-            self._task.cancel()
+        task = self._task
+        if task is None or not event.batch_operations[0].cancelled() or task.cancel():
+            return
+        if not task.cancelled() and task.exception() is None:
+            self._note_unsent(task.result() or b"")
 
     def _call(self) -> Call:
         """What came with it, for the service."""
@@ -150,7 +163,27 @@ class _Rpc:
             return Call(None, tuple(self._metadata))
         return Call(time.monotonic() + deadline - time.time(), tuple(self._metadata))
 
-    def _end(self, error: TwinportError | None = None, answer: bytes | None = None) -> None:
+    def _refuse(self, error: TwinportError, method: str) -> None:
+        """End a call that the service gets not to see; noted unless the core was quicker."""
+
+        def sent(event: Any) -> None:
+            if event.success:
+                self._calls.servicer.failures.note_once(method, error)
+
+        self._end(error, sent=sent)
+
+    def _note_unsent(self, answer: bytes) -> None:
+        """Note a call that the core has ended, where an answer that is too long is the reason."""
+        failures, limit = self._calls.servicer.failures, self._calls.max_message
+        with suppress(ResourceExhausted):
+            check_answer(failures, self._method, self._payload, answer, limit)
+
+    def _end(
+        self,
+        error: TwinportError | None = None,
+        answer: bytes | None = None,
+        sent: Callable[[Any], None] = _nobody_waits,
+    ) -> None:
         """Send the status, and before it the only answer, where there is one."""
         operations = [] if self._has_headers else [_start((), 0)]
         if answer is not None:
@@ -159,7 +192,7 @@ class _Rpc:
             operations.append(_status((), _OK, b"", 0))
         else:
             operations.append(_status((), int(error.status), details_of(error).encode(), 0))
-        self._batch(operations, _nobody_waits)
+        self._batch(operations, sent)
 
     def _batch(self, operations: Iterable[Any], tag: Any) -> None:
         if not self._calls.finished:
@@ -170,13 +203,11 @@ class _Unknown(_Rpc):
     """A call of a method that nobody has."""
 
     def begin(self) -> None:
-        self._end(not_served(self._details.method.decode("utf-8", "replace")))
+        self._refuse(not_served(self._details.method.decode("utf-8", "replace")), OTHER)
 
 
 class _Unary(_Rpc):
     """One message each way."""
-
-    _payload = b""
 
     def begin(self) -> None:
         self._batch((_receive(0),), self._received)
@@ -186,7 +217,8 @@ class _Unary(_Rpc):
         payload = event.batch_operations[0].message()
         if payload is None:
             # Where the core has refused what was sent, nobody gets to see this.
-            self._end(InvalidInput("the request ends without a message; this call takes one"))
+            error = InvalidInput("the request ends without a message; this call takes one")
+            self._refuse(error, self._method)
             return
         self._payload = payload
         self._answer_in_task()
@@ -208,8 +240,18 @@ class _Stream(_Rpc):
                 start = [] if self._has_headers else [_start((), 0)]
                 self._has_headers = True
                 # The next one waits until the client has room for it.
-                if not (await self._done([*start, _send(answer, 0)])).success:
+                if not await self._sent([*start, _send(answer, 0)], answer):
                     return
+
+    async def _sent(self, operations: Iterable[Any], answer: bytes) -> bool:
+        success = False
+        try:
+            success = bool((await self._done(operations)).success)
+        finally:
+            # Where the core refuses it, the end of the call is often told before.
+            if not success:
+                self._note_unsent(answer)
+        return success
 
     async def _messages(self) -> AsyncIterator[bytes]:
         while True:
@@ -235,7 +277,3 @@ class _Stream(_Rpc):
 
         self._batch(operations, end)
         return await done
-
-
-def _nobody_waits(_event: Any) -> None:
-    """The tag of the last batch of a call; ``_closed`` tells of its end."""

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from runtime.observe.failures import FailureLog
 from runtime.transports.asgi import GrpcApp
 
 HEADERS = {b"content-type": b"application/grpc", b"te": b"trailers"}
@@ -22,6 +23,7 @@ class Stub:
 
     def __init__(self, behave):
         self.behave = behave
+        self.failures = FailureLog()
 
     async def unary(self, method, payload, call):
         answer = self.behave(payload, call)

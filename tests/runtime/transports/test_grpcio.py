@@ -16,6 +16,7 @@ import pytest
 
 from runtime import errors
 from runtime.errors import BackendUnavailable, InvalidInput, NotFound, Status, TwinportError
+from runtime.observe.failures import FailureLog
 from runtime.settings import ServerSettings
 from runtime.transports.base import MAX_DETAILS
 from runtime.transports.grpcio import GrpcioTransport
@@ -36,6 +37,7 @@ class Stub:
 
     def __init__(self, behave):
         self.behave = behave
+        self.failures = FailureLog()
         self.ended = asyncio.Event()
 
     async def unary(self, _method, payload, call):
