@@ -139,7 +139,7 @@ def _decoded(headers: Headers) -> Iterator[tuple[str, str | bytes]]:
 
 def _from_base64(name: str, value: bytes) -> bytes:
     try:
-        # Senders may leave the padding out.
-        return binascii.a2b_base64(value + b"=" * (-len(value) % 4))
+        # Senders may leave the padding out; other alphabets and signs are no gRPC.
+        return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
     except binascii.Error as error:
         raise InvalidInput(f"metadata '{name[:80]}' is no base64: {error}") from error

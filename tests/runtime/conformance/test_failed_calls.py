@@ -49,6 +49,7 @@ LIBRARYS = [
     ("ServerLive", GARBLED, {"grpc-encoding": "gzip"}, "ServerLive INVALID_ARGUMENT"),
     ("ServerLive", framed(b""), {"grpc-encoding": "snappy"}, "ServerLive UNIMPLEMENTED"),
     ("ServerLive", framed(b""), {"grpc-timeout": "soon"}, "ServerLive INVALID_ARGUMENT"),
+    ("ServerLive", framed(b""), {"x-bin": "!!!"}, "ServerLive INVALID_ARGUMENT"),
     ("ModelStreamInfer", framed(b"x" * 2 * LIMIT), {}, "ModelStreamInfer RESOURCE_EXHAUSTED"),
     ("ModelStreamInfer", framed(b"")[:-1], {}, "ModelStreamInfer INVALID_ARGUMENT"),
 ]

@@ -299,6 +299,29 @@ async def test_an_error_after_messages_comes_behind_them(exchange):
     assert (got.status, got.text) == (Status.NOT_FOUND, "gone")
 
 
+@BOTH
+async def test_metadata_that_cannot_be_read_is_the_clients_error(exchange, path):
+    got = await exchange(echo, path=path, parts=[framed(b"")], headers={b"x-bin": b"!!!"})
+    assert got.status == Status.INVALID_ARGUMENT
+    assert "'x-bin' is no base64" in got.text
+
+
+async def test_a_stream_that_is_too_late_is_counted(exchange_type, stub):
+    servicer = stub(lambda *_: asyncio.Event().wait())
+    request = exchange_type(
+        path="/a.B/Stream", parts=[framed(b"")], headers={b"grpc-timeout": b"20m"}
+    )
+    await request.run(GrpcApp(servicer, 1000))
+    assert servicer.failures.counts == {"Stream DEADLINE_EXCEEDED": 1}
+
+
+async def test_methods_that_are_made_up_share_one_counter(exchange_type, stub):
+    servicer = stub(echo)
+    for number in range(30):
+        await exchange_type(path=f"/a.B/{number} {number}").run(GrpcApp(servicer, 1000))
+    assert servicer.failures.counts == {"other UNIMPLEMENTED": 30}
+
+
 async def test_a_long_text_is_cut_and_put_on_one_line(exchange):
     def fail(_payload, _call):
         raise NotFound("first\nsecond " + "x" * 100_000)

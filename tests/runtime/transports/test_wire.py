@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import zlib
 from urllib.parse import unquote_to_bytes
@@ -100,6 +101,17 @@ def test_metadata_is_what_neither_http_nor_grpc_sent():
     )  # fmt: skip
 
 
-def test_metadata_that_is_no_base64_is_refused():
+@pytest.mark.parametrize(
+    "value", [b"a", b"!!!", b"YQ==!", b"Y!Q=", b"_w", b"YQ==Yg==", b"=", b"YQ,!"]
+)
+def test_metadata_that_is_no_base64_is_refused(value):
     with pytest.raises(InvalidInput, match="'raw-bin' is no base64"):
-        metadata_of([(b"raw-bin", b"a")])
+        metadata_of([(b"raw-bin", value)])
+
+
+@pytest.mark.parametrize("size", range(7))
+def test_base64_is_read_with_padding_and_without(size):
+    data = bytes(range(249, 249 + size))
+    padded = base64.b64encode(data)
+    for value in (padded, padded.rstrip(b"=")):
+        assert metadata_of([(b"raw-bin", value)]) == (("raw-bin", data),)
