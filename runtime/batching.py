@@ -179,8 +179,8 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a call."""
-        return len(self._queue)
+        """Requests that wait for a call, and whose clients wait for them."""
+        return sum(not item.answer.done() for item in self._queue)
 
     async def idle(self) -> None:
         """Wait until nothing waits and no call runs; from now on no request waits for others."""
@@ -295,7 +295,8 @@ class Batcher:
 
     def _delay_left(self, now: float) -> float:
         """Seconds that the oldest request is to wait yet; none where nothing waits."""
-        oldest = min((item.arrived_ns for item in self._queue), default=None)
+        arrived = (item.arrived_ns for item in self._queue if not item.answer.done())
+        oldest = min(arrived, default=None)
         return 0.0 if oldest is None else oldest * 1e-9 + self._settings.delay_s - now
 
     def _preferred_rows(self) -> int:
