@@ -128,8 +128,8 @@ class GrpcApp:
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        # Sending fails with an OSError, and a request is cancelled, where the client has left.
         method = scope["path"]
+        # Sending fails with an OSError, and a request is cancelled, where the client has left.
         try:
             try:
                 head = self._head(scope["headers"], scope["http_version"])

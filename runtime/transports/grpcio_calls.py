@@ -106,6 +106,8 @@ class Calls:
 class _Rpc:
     """One call, from its announcement to its end."""
 
+    _payload = b""
+
     def __init__(self, calls: Calls, announced: Any, method: str) -> None:
         self._calls = calls
         self._core = announced.call
@@ -113,7 +115,6 @@ class _Rpc:
         self._metadata = announced.invocation_metadata
         self._method = method
         self._task: asyncio.Task[bytes | None] | None = None
-        self._payload = b""
         self._over = False
         self._has_headers = False
         """Whether the answer has begun: its initial metadata is sent."""
