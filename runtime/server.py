@@ -157,26 +157,23 @@ async def _serve(settings: ServerSettings, report: Report) -> None:
     life = Life(settings, report)
     stop_at_signal(life.stop)
     await life.run(GrpcioTransport(life.servicer, settings))
-    hear_no_signals()
 
 
 def stop_at_signal(stop: asyncio.Event) -> None:
-    """Set an event once SIGTERM or SIGINT comes; a second one changes nothing.
+    """Set an event once SIGTERM or SIGINT comes, on a loop of uvloop; another changes nothing.
 
-    Handlers of the loop would be taken away with it, before the process ends.
+    Handlers of the loop would be taken away with it, before the process ends; a signal that
+    came then would end it with another code.
     """
     loop = asyncio.get_running_loop()
+
+    def asked(*_: object) -> None:
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
+        loop.call_soon_threadsafe(stop.set)
+
     for number in ENDING:
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
-
-
-def hear_no_signals() -> None:
-    """Let no further signal change how the process ends; to be said by whoever does nothing more.
-
-    Else one that comes while the interpreter winds up ends it with that signal's code.
-    """
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, asked)
 
 
 def open_repository(settings: ServerSettings) -> Repository:

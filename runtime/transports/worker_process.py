@@ -23,7 +23,7 @@ from runtime.errors import TwinportError, Unavailable
 from runtime.observe.endpoint import LOOP_SECONDS
 from runtime.observe.failures import use_json_lines
 from runtime.observe.snapshot import Snapshot, Taken, snapshot_from_dict
-from runtime.server import Life, hear_no_signals, stop_at_signal
+from runtime.server import Life, stop_at_signal
 from runtime.settings import ServerSettings
 from runtime.transports.group_memory import REGISTER, UNREGISTER
 from runtime.transports.grpcio import GrpcioTransport
@@ -70,7 +70,6 @@ async def _work(settings: ServerSettings, port: int, parent: Parent) -> None:
     if obeying.done() and (error := obeying.exception()) is not None:
         raise error
     obeying.cancel()
-    hear_no_signals()
 
 
 class Parent:

@@ -19,7 +19,7 @@ from runtime.errors import TwinportError
 from runtime.observe.collector import exposition
 from runtime.observe.endpoint import LOOP_SECONDS, MetricsEndpoint
 from runtime.observe.snapshot import Snapshot, past_of, summed
-from runtime.server import NOT_READY, hear_no_signals, stop_at_signal
+from runtime.server import NOT_READY, stop_at_signal
 from runtime.settings import ServerSettings
 from runtime.transports.base import address_text
 from runtime.transports.group_memory import GroupMemory
@@ -54,7 +54,6 @@ async def _serve(settings: ServerSettings, report: Callable[[str], None]) -> Non
         finally:
             if metrics is not None:
                 metrics.close()
-    hear_no_signals()
 
 
 def _metrics(settings: ServerSettings, group: _Group) -> MetricsEndpoint | None:
