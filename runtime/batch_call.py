@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from runtime.batch_rows import Arrays, joined
 from runtime.manifest import LOAD_OUTPUT
 from runtime.queueing import Waiting
 from runtime.tensors import Array
+from runtime.worker import Worker
 
 Run: TypeAlias = Callable[[Arrays, Sequence[str]], dict[str, Array]]
+
+
+@dataclass
+class Lane:
+    """One instance of a model.
+
+    Attributes:
+        run: One call: inputs by name and names of outputs to outputs by name.
+        worker: Where its calls run, one after the other.
+        calls: Those that its thread has and has not ended.
+    """
+
+    run: Run
+    worker: Worker
+    calls: int = 0
 
 
 class Computed(NamedTuple):

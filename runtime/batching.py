@@ -13,11 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from runtime.batch_call import Computed, Run, compute
+from runtime.batch_call import Computed, Lane, compute
 from runtime.batch_rows import Arrays, Shapes, parted
 from runtime.batch_settings import BatchSettings
 from runtime.errors import TwinportError, Unavailable
@@ -25,7 +24,7 @@ from runtime.experts.feed import LoadFeed
 from runtime.queueing import QueueSettings, RequestQueue, Waiting
 from runtime.statistics import CallTimes, Failure, Statistics
 from runtime.tensors import Array
-from runtime.worker import Worker, check_deadline
+from runtime.worker import check_deadline
 
 GATHER_SECONDS = 3e-3
 """The most that a first request waits while others keep coming in."""
@@ -38,21 +37,6 @@ _CROWDED = 0.3
 _MOST_NOTED = 64
 COARSE_SECONDS = 1e-3
 """What a timer of the event loop can tell apart; shorter delays are spent in turns."""
-
-
-@dataclass
-class Lane:
-    """One instance of a model.
-
-    Attributes:
-        run: One call: inputs by name and names of outputs to outputs by name.
-        worker: Where its calls run, one after the other.
-        calls: Those that its thread has and has not ended.
-    """
-
-    run: Run
-    worker: Worker
-    calls: int = 0
 
 
 class Batcher:

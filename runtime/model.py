@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.backends.base import Backend, BackendIdentity
-from runtime.batch_call import Run
+from runtime.batch_call import Lane, Run
 from runtime.batch_rows import Shapes
 from runtime.batch_settings import BatchSettings
-from runtime.batching import Batcher, Lane
+from runtime.batching import Batcher
 from runtime.errors import InvalidInput
 from runtime.experts.feed import LoadFeed
 from runtime.manifest import Manifest

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import uvloop
 
+from runtime.batch_call import Lane
 from runtime.batch_settings import BatchSettings
-from runtime.batching import Batcher, Lane
+from runtime.batching import Batcher
 from runtime.statistics import Statistics
 from runtime.worker import Worker
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from runtime import batch_call, batching
+from runtime.batch_call import Lane
 from runtime.batch_settings import BatchSettings
-from runtime.batching import Batcher, Lane
+from runtime.batching import Batcher
 from runtime.errors import DeadlineExceeded, InvalidInput, ResourceExhausted, Unavailable
 from runtime.queueing import QueuePolicy, QueueSettings
 from runtime.statistics import Statistics

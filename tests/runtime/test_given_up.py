@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from runtime.batch_call import Lane
 from runtime.batch_settings import BatchSettings
-from runtime.batching import Batcher, Lane
+from runtime.batching import Batcher
 from runtime.errors import DeadlineExceeded, Unavailable
 from runtime.statistics import Statistics
 from runtime.worker import Worker

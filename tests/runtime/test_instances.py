@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from runtime.backends.ort import OrtBackend
+from runtime.batch_call import Lane
 from runtime.batch_settings import BatchSettings
-from runtime.batching import Batcher, Lane
+from runtime.batching import Batcher
 from runtime.errors import RepositoryError
 from runtime.instances import InstanceGroup, devices_of, instances_from_config
 from runtime.model_config import config_from_text

@@ -7,8 +7,9 @@ import asyncio
 import numpy as np
 import pytest
 
+from runtime.batch_call import Lane
 from runtime.batch_settings import BatchSettings
-from runtime.batching import Batcher, Lane
+from runtime.batching import Batcher
 from runtime.errors import InvalidInput
 from runtime.statistics import CallTimes, Failure, Histogram, Statistics
 from runtime.worker import Worker
