@@ -134,9 +134,9 @@ def program(ctx: click.Context, verbose: bool, log_level: str | None) -> None:
     entry = COMMANDS.get(ctx.invoked_subcommand or "")
     level = log_level or ("info" if verbose else entry.log_level if entry else "warning")
     set_up_logging(level)
-    # Read when gRPC is imported. What it tells of a failed call in many lines, we do in one.
-    serves = ctx.invoked_subcommand == "serve"
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if serves else "NONE")
+    if ctx.invoked_subcommand != "serve":
+        # Read when gRPC is imported. What it tells of a failed call in many lines, we do in one.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def set_up_logging(level: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,8 @@ def start_server(settings: ServerSettings, report: Callable[[str], None]) -> Non
     Raises:
         TwinportError: There is nothing to serve, or the address cannot be had.
     """
+    # Read when gRPC is imported; its core writes lines of its own about what clients send.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE" if settings.log_format == "json" else "ERROR")
     if settings.transport == "envoy":
         from runtime.transports.envoy import become_envoy
 

@@ -83,7 +83,7 @@ def counted(server):
 
 
 def lines(server):
-    found = [json.loads(line) for line in server.log.read_text().splitlines() if line[0] == "{"]
+    found = [json.loads(line) for line in server.log.read_text().splitlines()]
     return [line for line in found if line.get("event") == "failed_request"]
 
 
@@ -111,6 +111,12 @@ def test_each_refused_call_is_counted_and_logged_once(small, transport, post):
     ]  # fmt: skip
     assert late["model"] == "strings"
     assert "an answer of at least" in late["text"]
+
+
+def test_whatever_is_sent_each_line_of_the_log_is_an_object(small, post):
+    post("ServerLive", framed(b""), {"grpc-timeout": "soon"})
+    assert small.stop() == 0
+    assert all(json.loads(line)["level"] for line in small.log.read_text().splitlines())
 
 
 def test_what_grpcios_library_refuses_by_itself_is_not_seen(start, raw, failure):
