@@ -143,10 +143,9 @@ class Batcher:
             self._beside += _NEWEST * (beside - self._beside)
             if self._due is None or self._patient:
                 if not beside and self._may_go_at_once(item):
-                    # Others of this turn of the loop come so soon after it that they are beside.
                     self._begin_calls(at_once=True)
-                else:
-                    self._turn_soon()
+                # Others that come in this turn of the loop find it due, and are beside.
+                self._turn_soon()
             return await item.answer
         except BaseException as error:
             self._statistics.failed(Failure.of(error), time.monotonic_ns() - start)
@@ -291,6 +290,8 @@ class Batcher:
         """Whether waiting longer brings nothing."""
         most = self._settings.max_rows
         wanted = min(self._settings.preferred[-1], most) if self._settings.preferred else most
+        if self._queue.rows() >= wanted and self._settings.delay_s:
+            self._queue.drop_dead()  # whose rows would end the delay of others
         return self._queue.rows() >= wanted
 
     def _taken(self) -> list[Waiting]:

@@ -50,7 +50,8 @@ def is_served_name(name: str) -> bool:
 
     Hidden folders are none, nor those whose names no client could send.
     """
-    return Path(name).name == name and name.isprintable() and not name.startswith(".")
+    plain = bool(name) and Path(name).name == name
+    return plain and name.isprintable() and not name.startswith(".")
 
 
 def version_numbers(folder: Path) -> list[int]:

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from runtime.backends.base import BackendOptions
@@ -170,7 +171,9 @@ def stop_at_signal(stop: asyncio.Event) -> None:
     def asked(*_: object) -> None:
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
-        loop.call_soon_threadsafe(stop.set)
+        # A loop that is closed has nobody left who would stop.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(stop.set)
 
     for number in ENDING:
         signal.signal(number, asked)

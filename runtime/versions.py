@@ -136,11 +136,11 @@ def entry_from_folder(folder: Path) -> Entry:
         config, trouble = None, str(error)
     entry = Entry(folder.name, config)
     chosen = _chosen(folder, numbers, config.policy if config else None)
-    shared = _stamp(folder)
+    shared = _stamp(folder, "*")
     for number in numbers:
         own = folder / str(number)
         version = Version(
-            folder.name, number, own, wanted=number in chosen, stamp=shared + _stamp(own)
+            folder.name, number, own, wanted=number in chosen, stamp=shared + _stamp(own, "**/*")
         )
         if trouble:
             version.refuse(trouble)
@@ -172,14 +172,15 @@ def _chosen(folder: Path, numbers: Sequence[int], policy: VersionPolicy | None) 
     return {n for n in numbers if n == numbers[-1] or (folder / str(n) / FILE_NAME).exists()}
 
 
-def _stamp(folder: Path) -> Stamp:
-    """Of the files in a folder, not of those below; empty where it cannot be read."""
+def _stamp(folder: Path, pattern: str) -> Stamp:
+    """Of the files in a folder that fit a pattern; empty where it cannot be read."""
     found = []
     try:
-        for item in sorted(folder.iterdir()):
+        for item in sorted(folder.glob(pattern)):
             if item.is_file():
                 facts = item.stat()
-                found.append((item.name, facts.st_mtime_ns, facts.st_size, facts.st_ino))
+                name = str(item.relative_to(folder))
+                found.append((name, facts.st_mtime_ns, facts.st_size, facts.st_ino))
     except OSError:
         return ()
     return tuple(found)

@@ -38,8 +38,6 @@ QUIET_LOOKS = 3
 """Looks in a row without bytes to send after which all have left."""
 _NAMELESS = "envoy"
 """What threads are called that nobody gave a name: as the program."""
-EXIT_SECONDS = 2.0
-"""Time for Envoy to end by itself."""
 
 
 class Application:
@@ -90,15 +88,10 @@ class Application:
         signal.sigwait(ENDING)
         loop.call_soon_threadsafe(stop.set)
         self._ended.wait()
-        timer = threading.Timer(EXIT_SECONDS, os._exit, (0,))
-        timer.daemon = True
-        timer.start()
-        # Now Envoy may see one; it does not bear a second.
-        while signal.sigtimedwait(ENDING, 0) is not None:
-            pass
-        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        # The last answers have left. Envoy would end by a signal too, and does not bear a second.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 class EnvoyTransport:

@@ -73,7 +73,7 @@ class _End:
 
     Attributes:
         served_s: How long it served; 0 for one that failed to start.
-        what: Became of it.
+        what: What became of it.
         text: Why the server ends, where it ends for it.
     """
 
@@ -140,7 +140,8 @@ class _Group:
         self._report(f"listening on {address_text(self._settings.host, self._port)}")
         if metrics_url:
             self._report(f"metrics at {metrics_url}")
-        self._report(self._said[-1])
+        if self._said:
+            self._report(self._said[-1])
         await asyncio.Event().wait()
 
     async def _until(self, holds: Callable[[Worker], bool]) -> None:
@@ -166,6 +167,8 @@ class _Group:
                 raise TwinportError(end.text)
             logger.warning("worker %d %s; it is started again in %g s", number, end.what, pause)
             await asyncio.sleep(pause)
+            if self._stopping:
+                return
 
     async def _run(self, number: int) -> _End:
         """Start one worker and hear it until it ends."""
@@ -174,9 +177,11 @@ class _Group:
         except OSError as error:
             what = f"cannot be started ({error.strerror or error})"
             return _End(0.0, what, f"a worker {what}")
+        if self._stopping:
+            await worker.end(0)  # it was not there yet when all others were told
         code = await worker.run()
         what = f"ended with code {code}"
-        text, _ = worker.failed or (f"a worker {what} before it served", 1)
+        text = worker.failed[0] if worker.failed else f"a worker {what} before it served"
         if not self._stopping:
             self._past = past_of(worker.snapshot, self._past)
             del self._workers[number]

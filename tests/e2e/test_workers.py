@@ -9,6 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_statistics_are_those_of_all_workers_on_every_connection(server):
     victim = children(server)[0]
     os.kill(victim, signal.SIGKILL)
     while len(set(children(server)) - {victim}) < 2:
-        pass
+        time.sleep(0.01)
     assert statistics(server) == counted, "what a worker that has gone did still counts"
     for channel in channels:
         channel.close()
@@ -199,7 +200,7 @@ def test_a_shared_memory_region_is_known_to_every_worker(server, shared_object, 
     victim = children(server)[0]
     os.kill(victim, signal.SIGKILL)
     while len(set(children(server)) - {victim}) < 2:
-        pass
+        time.sleep(0.01)
     more = infer(server, 16)
     while not all(connections(server)):  # the new one may not listen yet
         more += infer(server, 4)
@@ -243,7 +244,7 @@ def test_a_worker_that_is_started_later_says_what_is_not_ready(start_server, tmp
     spoil(tmp_path / "sound/1/model.onnx")
     os.kill(children(server)[0], signal.SIGKILL)
     while not (said := re.findall(r" WARNING .*: not ready: (.*)", server.log.read_text())):
-        pass
+        time.sleep(0.01)
     assert said[0].startswith("sound/1: ")
     assert server.stop() == 0
     assert "spoilt" not in server.log.read_text(), "what was said at the start"
@@ -271,7 +272,7 @@ def test_workers_end_with_their_parent(server):
     server.process.kill()
     server.process.wait()
     while any(is_running(pid) for pid in workers):
-        pass
+        time.sleep(0.01)
 
 
 def is_running(pid):
@@ -311,9 +312,11 @@ def no_more_files(server):
     """Let a server open no file meanwhile."""
     _, most = limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, most))
-    yield
-    with suppress(ProcessLookupError):
-        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_worker_that_cannot_be_started_for_a_while_is_started_later(server):
@@ -322,8 +325,9 @@ def test_a_worker_that_cannot_be_started_for_a_while_is_started_later(server):
         os.kill(victim, signal.SIGKILL)
         while "cannot be started (Too many open files)" not in server.log.read_text():
             assert server.process.poll() is None
+            time.sleep(0.01)
     while len(set(children(server)) - {victim}) < 2:
-        pass
+        time.sleep(0.01)
     assert other in children(server)
     infer(server, 8)
 
@@ -351,4 +355,5 @@ def test_workers_that_cannot_start_any_more_end_the_server(start_server, tmp_pat
 def test_signals_that_come_while_workers_end_change_nothing(server):
     while server.process.poll() is None:
         server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
     assert server.process.returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -71,12 +72,45 @@ async def waiting(batcher, count):
 def test_a_call_that_is_large_enough_does_not_wait_for_the_delay(model, run, preferred):
     async def work(batcher):
         first = asked(batcher, 1)
-        await waiting(batcher, 1)
-        await asyncio.sleep(0.005)  # the timer of the delay is set
+        while not batcher._patient:
+            await asyncio.sleep(0)
         await asyncio.gather(*first, *asked(batcher, 2))
 
     run(work, max_rows=2 if not preferred else 8, preferred=preferred, delay_s=FOR_EVER_S)
     assert model.calls == [[1, 2]]
+
+
+def test_one_that_was_given_up_does_not_end_the_delay_of_others(model, run):
+    async def work(batcher):
+        (gone,) = asked(batcher, 1)
+        await waiting(batcher, 1)
+        gone.cancel()
+        kept = asked(batcher, 2)
+        for _turn in range(1000):
+            await asyncio.sleep(0)
+        assert model.calls == []
+        await asyncio.gather(*kept, *asked(batcher, 3))
+
+    run(work, max_rows=2, delay_s=FOR_EVER_S)
+    assert model.calls == [[2, 3]]
+
+
+def test_those_that_come_while_a_lone_answer_is_made_are_joined(model, run):
+    def slow(_outputs):
+        time.sleep(0.001)
+
+    async def burst(batcher):
+        x = {"x": np.zeros((1, 2), np.float32)}
+        await asyncio.gather(*(batcher.submit(x, ["y"], finish=slow) for _ in range(16)))
+
+    async def work(batcher):
+        await burst(batcher)  # now it is known that calls are short
+        model.calls.clear()
+        for _ in range(5):
+            await burst(batcher)
+
+    run(work, max_rows=32)
+    assert len(model.calls) <= 10
 
 
 def test_what_waits_for_its_delay_goes_at_once_where_the_model_leaves(model, run):

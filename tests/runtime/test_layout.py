@@ -10,6 +10,7 @@ import pytest
 from runtime.errors import InvalidInput, NotFound, RepositoryError
 from runtime.layout import (
     check_model_name,
+    is_served_name,
     model_names,
     next_version,
     publish,
@@ -25,6 +26,11 @@ def tree(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "line\nbreak"])
+def test_names_that_no_served_model_has(name):
+    assert not is_served_name(name)
 
 
 @pytest.mark.parametrize("name", ["lenet5", "ViT-B_16.v2", "7b", "a"])

@@ -11,6 +11,7 @@ from runtime.errors import InvalidInput, Unavailable
 from runtime.loading import LoadOptions
 from runtime.repository import Repository
 from runtime.verdicts import VerdictStore
+from runtime.versions import entry_from_folder
 
 DIMS = """
 max_batch_size: 8
@@ -83,6 +84,13 @@ async def test_an_axis_that_is_fixed_is_no_batch(write, load):
 async def test_a_model_may_be_a_folder(write, load):
     write(place="model.onnx/model.onnx")
     assert (await load()).is_ready("sum")
+
+
+async def test_a_change_within_a_model_that_is_a_folder_is_seen(write, repository):
+    write(place="model.onnx/model.onnx")
+    before = entry_from_folder(repository / "sum").versions[1].stamp
+    (repository / "sum" / "1" / "model.onnx" / "model.onnx").write_bytes(b"another")
+    assert entry_from_folder(repository / "sum").versions[1].stamp != before
 
 
 @pytest.mark.parametrize("name", ["with space", "modèle", "_under"])

@@ -92,6 +92,7 @@ def check_noted(server, wanted):
     end = time.monotonic() + SECONDS
     while counted(server) != wanted:
         assert time.monotonic() < end, (counted(server), wanted)
+        time.sleep(0.01)
     assert server.stop() == 0
     found = lines(server)
     assert Counter(f"{line['method']} {line['code']}" for line in found) == wanted

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import threading
+import time
 import urllib.request
 from collections import Counter
 from contextlib import closing
@@ -36,7 +37,9 @@ def test_sigterm_lets_running_requests_finish_and_tells_watchers(
         assert next(watched).status == SERVING
         running = slow_call(channel, 50_000)
         server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
         server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
         assert next(watched).status == NOT_SERVING
         assert not running.done()
         code, text = failure(slow_call(channel, 1).result)
@@ -58,6 +61,7 @@ def test_a_large_answer_still_leaves_while_the_server_ends(start, transport, raw
         while not answered(server):
             pass
         server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
         ended = [
             (future.code(), len(future.result() if future.code() is OK else b""))
             for future in futures
@@ -147,6 +151,7 @@ def test_signals_that_come_while_it_ends_change_nothing(start, transport):
     server = start(transport)
     while server.process.poll() is None:
         server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
     assert server.process.returncode == 0
 
 
