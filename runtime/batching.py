@@ -244,6 +244,9 @@ class Batcher:
     def _waits(self) -> bool:
         """Whether to let the loop run first, or a delay pass; the next turn is due then."""
         settings = self._settings
+        if settings.delay_s:
+            # What nobody wants any more ends the delay of others neither by its rows nor its age.
+            self._queue.drop_dead()
         if not settings.max_rows or self._full():
             self._since = 0.0
             return False
@@ -278,8 +281,7 @@ class Batcher:
 
     def _delay_left(self, now: float) -> float:
         """Seconds that the oldest request is to wait yet; none where nothing waits."""
-        arrived = (item.arrived_ns for item in self._queue if not item.answer.done())
-        oldest = min(arrived, default=None)
+        oldest = min((item.arrived_ns for item in self._queue), default=None)
         return 0.0 if oldest is None else oldest * 1e-9 + self._settings.delay_s - now
 
     def _preferred_rows(self) -> int:
@@ -290,8 +292,6 @@ class Batcher:
         """Whether waiting longer brings nothing."""
         most = self._settings.max_rows
         wanted = min(self._settings.preferred[-1], most) if self._settings.preferred else most
-        if self._queue.rows() >= wanted and self._settings.delay_s:
-            self._queue.drop_dead()  # whose rows would end the delay of others
         return self._queue.rows() >= wanted
 
     def _taken(self) -> list[Waiting]:

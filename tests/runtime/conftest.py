@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import runpy
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ from runtime.backends.base import BackendOptions
 from runtime.cli import main
 from runtime.errors import TwinportError
 from runtime.loading import LoadOptions
-from runtime.repository import Repository
+from runtime.repository import NONE, Repository
 from runtime.servicer import Call, Servicer
 from runtime.verdicts import VerdictStore
 
@@ -46,6 +47,26 @@ def twinport(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]
     yield run
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture
+def hanging(serve_with):
+    """A server that answers nothing until the test is over, and what is set by each call."""
+    arrived, over = threading.Event(), threading.Event()
+
+    def hanging(answer):
+        def hang(request, context):
+            arrived.set()
+            over.wait(30)
+            return answer
+
+        return hang
+
+    handlers = {name: METHODS[name].response() for name in ("ServerLive", "ModelInfer")}
+    streams = {"ModelStreamInfer": iter(())}
+    calls = {name: hanging(answer) for name, answer in (handlers | streams).items()}
+    yield serve_with(**calls), arrived
+    over.set()
 
 
 _KINDS = {
@@ -81,21 +102,31 @@ def serve_with() -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture
-def open_service(repository, tmp_path):
-    """Make the service over the test's repository; everything is unloaded at the end."""
+def open_models(repository, tmp_path):
+    """Open the test's repository and load it; everything is unloaded at the end."""
     opened = []
 
-    async def open_service(*, load=True, unproved=False, **control):
+    async def open_models(control=NONE, *, load=True, load_models=(), unproved=False):
         options = LoadOptions(BackendOptions(), unproved, VerdictStore(tmp_path / "state"))
-        models = Repository(repository, options, **control)
+        models = Repository(repository, options, control=control, load_models=load_models)
         opened.append(models)
         if load:
             await models.load()
-        return Servicer(models)
+        return models
 
-    yield open_service
+    yield open_models
     for models in opened:
         models.close()
+
+
+@pytest.fixture
+def open_service(open_models):
+    """Make the service over the test's repository."""
+
+    async def open_service(**how):
+        return Servicer(await open_models(**how))
+
+    return open_service
 
 
 @pytest.fixture

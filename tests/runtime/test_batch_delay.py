@@ -68,6 +68,14 @@ async def waiting(batcher, count):
         await asyncio.sleep(0)
 
 
+async def shut(model, batcher, rows=1):
+    """Occupy the backend with a request of the value 0 until the gate opens."""
+    model.open.clear()
+    tasks = asked(batcher, 0, rows=rows)
+    await asyncio.to_thread(model.begun.wait, 30)
+    return tasks
+
+
 @pytest.mark.parametrize("preferred", [(), (2,)])
 def test_a_call_that_is_large_enough_does_not_wait_for_the_delay(model, run, preferred):
     async def work(batcher):
@@ -76,11 +84,50 @@ def test_a_call_that_is_large_enough_does_not_wait_for_the_delay(model, run, pre
             await asyncio.sleep(0)
         await asyncio.gather(*first, *asked(batcher, 2))
 
-    run(work, max_rows=2 if not preferred else 8, preferred=preferred, delay_s=FOR_EVER_S)
+    run(work, max_rows=8 if preferred else 2, preferred=preferred, delay_s=FOR_EVER_S)
     assert model.calls == [[1, 2]]
 
 
-def test_one_that_was_given_up_does_not_end_the_delay_of_others(model, run):
+def test_of_what_waits_the_largest_preferred_size_goes_and_the_rest_waits(model, run):
+    async def work(batcher):
+        first = await shut(model, batcher, rows=2)
+        others = asked(batcher, *range(1, 8))
+        await waiting(batcher, 7)
+        model.open.set()
+        await asyncio.gather(*first, *others[:6])
+        assert model.calls == [[0, 0], [1, 2, 3, 4], [5, 6]]
+        assert not others[6].done(), "it waits for another"
+        await asyncio.gather(others[6], *asked(batcher, 8))
+
+    run(work, max_rows=16, preferred=(2, 4), delay_s=FOR_EVER_S)
+    assert model.calls[3:] == [[7, 8]]
+
+
+def test_what_has_waited_for_its_delay_goes_whatever_is_preferred(model, run):
+    async def work(batcher):
+        first = await shut(model, batcher)
+        others = asked(batcher, 1, 2, 3)
+        await waiting(batcher, 3)
+        delay_is_over = time.monotonic() + 1e-3
+        while time.monotonic() < delay_is_over:
+            await asyncio.sleep(0)
+        model.open.set()
+        await asyncio.gather(*first, *others)
+
+    run(work, max_rows=16, preferred=(2,), delay_s=1e-4)
+    assert model.calls == [[0], [1, 2, 3]]
+
+
+def test_a_delay_ends_although_nobody_comes(model, run):
+    async def work(batcher):
+        await asyncio.gather(*asked(batcher, 1))
+
+    run(work, max_rows=8, delay_s=0.005)
+    assert model.calls == [[1]]
+
+
+@pytest.mark.parametrize("preferred", [(), (2,)])
+def test_one_that_was_given_up_does_not_end_the_delay_of_others(model, run, preferred):
     async def work(batcher):
         (gone,) = asked(batcher, 1)
         await waiting(batcher, 1)
@@ -91,7 +138,7 @@ def test_one_that_was_given_up_does_not_end_the_delay_of_others(model, run):
         assert model.calls == []
         await asyncio.gather(*kept, *asked(batcher, 3))
 
-    run(work, max_rows=2, delay_s=FOR_EVER_S)
+    run(work, max_rows=8 if preferred else 2, preferred=preferred, delay_s=FOR_EVER_S)
     assert model.calls == [[2, 3]]
 
 
@@ -126,9 +173,7 @@ def test_what_waits_for_its_delay_goes_at_once_where_the_model_leaves(model, run
 
 def test_of_a_call_that_was_handed_over_only_what_is_still_wanted_is_computed(model, run):
     async def work(batcher):
-        model.open.clear()
-        first = asked(batcher, 0)
-        await asyncio.to_thread(model.begun.wait, 30)
+        first = await shut(model, batcher)
         others = asked(batcher, 1, 2, 3, 4)
         await waiting(batcher, 4)
         while batcher.waiting:

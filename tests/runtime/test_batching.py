@@ -340,28 +340,6 @@ async def test_what_waited_too_long_is_rejected_or_goes_last(model, batcher_of, 
         assert model.calls == [[0]]
 
 
-async def test_a_delay_ends_as_soon_as_a_preferred_size_is_reached(model, batcher_of):
-    batcher = batcher_of(max_rows=8, delay_s=30.0, preferred=(3, 6))
-    first = asyncio.create_task(batcher.submit(x(1, rows=2), ["y"]))
-    await asyncio.sleep(0.01)
-    assert not model.calls, "it waits for others"
-    await asyncio.gather(batcher.submit(x(2), ["y"]), first)
-    assert model.calls == [[1, 1, 2]]
-
-
-async def test_of_what_waits_the_largest_preferred_size_goes_and_the_rest_waits(model, batcher_of):
-    batcher = batcher_of(max_rows=16, delay_s=30.0, preferred=(2, 4))
-    first = await shut_with(model, batcher, 2)
-    others = [asyncio.create_task(batcher.submit(x(value), ["y"])) for value in range(1, 8)]
-    await queued(batcher, 7)
-    model.open.set()
-    await asyncio.gather(first, *others[:6])
-    assert model.calls == [[0, 0], [1, 2, 3, 4], [5, 6]]
-    assert not others[6].done(), "it waits for another"
-    await asyncio.gather(others[6], batcher.submit(x(8), ["y"]))
-    assert model.calls[3:] == [[7, 8]]
-
-
 async def test_where_no_preferred_size_can_be_made_all_goes_without_a_delay(model, batcher_of):
     batcher = batcher_of(max_rows=16, preferred=(4,))
     first = await shut(model, batcher)
@@ -370,35 +348,6 @@ async def test_where_no_preferred_size_can_be_made_all_goes_without_a_delay(mode
     model.open.set()
     await asyncio.gather(first, *others)
     assert model.calls == [[0], [1, 1, 1, 2, 2, 2, 3, 3, 3]]
-
-
-async def test_what_has_waited_for_its_delay_goes_whatever_is_preferred(model, batcher_of):
-    batcher = batcher_of(max_rows=16, delay_s=1e-4, preferred=(2,))
-    first = await shut(model, batcher)
-    others = [asyncio.create_task(batcher.submit(x(v), ["y"])) for v in (1, 2, 3)]
-    await queued(batcher, 3)
-    patience = time.monotonic() + 1e-3
-    while time.monotonic() < patience:
-        await asyncio.sleep(0)
-    model.open.set()
-    await asyncio.gather(first, *others)
-    assert model.calls == [[0], [1, 2, 3]]
-
-
-async def test_what_nobody_wants_any_more_counts_for_no_preferred_size(model, batcher_of):
-    batcher = batcher_of(max_rows=8, delay_s=30.0, preferred=(2,))
-    gone = asyncio.create_task(batcher.submit(x(1), ["y"]))
-    await queued(batcher, 1)
-    gone.cancel()
-    await asyncio.gather(gone, return_exceptions=True)
-    await asyncio.gather(*(batcher.submit(x(value), ["y"]) for value in (2, 3)))
-    assert model.calls == [[2, 3]]
-
-
-async def test_a_delay_ends_although_nobody_comes(model, batcher_of):
-    batcher = batcher_of(max_rows=8, delay_s=0.005)
-    await batcher.submit(x(1), ["y"])
-    assert model.calls == [[1]]
 
 
 async def test_a_request_that_the_backend_refuses_fails_alone(model, batcher_of):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
 import pytest
 
-import protos
 from runtime.client_async import AsyncClient
 from runtime.errors import InvalidInput, Unavailable
 
@@ -47,20 +45,6 @@ async def test_a_task_that_is_cancelled_while_it_listens_is_cancelled():
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await listened(Silent())
-
-
-@pytest.fixture
-def hanging(serve_with):
-    """A server that answers no question for its state until the test is over."""
-    arrived, over = threading.Event(), threading.Event()
-
-    def hang(request, context):
-        arrived.set()
-        over.wait(30)
-        return protos.ServerLiveResponse()
-
-    yield serve_with(ServerLive=hang), arrived
-    over.set()
 
 
 async def test_a_call_that_waits_while_another_task_closes_the_client_says_so(hanging):

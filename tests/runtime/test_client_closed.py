@@ -7,28 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-import protos
 from runtime.client import Client
 from runtime.errors import InvalidInput
-
-
-@pytest.fixture
-def hanging(serve_with):
-    """A server that answers nothing until the test is over, and what is set by each call."""
-    arrived, over = threading.Event(), threading.Event()
-
-    def hang(request, context):
-        arrived.set()
-        over.wait(30)
-        return protos.ModelInferResponse()
-
-    def hang_in_a_stream(requests, context):
-        arrived.set()
-        over.wait(30)
-        yield protos.ModelStreamInferResponse()
-
-    yield serve_with(ModelInfer=hang, ModelStreamInfer=hang_in_a_stream), arrived
-    over.set()
 
 
 @pytest.mark.parametrize(

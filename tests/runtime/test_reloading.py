@@ -9,32 +9,14 @@ import threading
 import numpy as np
 import pytest
 
-from runtime.backends.base import BackendOptions
 from runtime.backends.ort import OrtBackend
 from runtime.errors import InvalidInput, NotFound, Unavailable
-from runtime.loading import LoadOptions, load_version
-from runtime.repository import EXPLICIT, POLL, Repository
-from runtime.verdicts import VerdictStore
+from runtime.loading import load_version
+from runtime.repository import EXPLICIT, POLL
 from runtime.versions import State
 
 X = {"x": np.ones((1, 4), np.float32)}
 WRONG = {"w": np.ones((4, 3), np.float32), "axis": np.array([1])}
-
-
-@pytest.fixture
-def open_models(repository, tmp_path):
-    opened = []
-
-    async def open_models(control=EXPLICIT, *, load_models=(), unproved=False):
-        options = LoadOptions(BackendOptions(), unproved, VerdictStore(tmp_path / "state"))
-        models = Repository(repository, options, control=control, load_models=load_models)
-        opened.append(models)
-        await models.load()
-        return models
-
-    yield open_models
-    for models in opened:
-        models.close()
 
 
 def states(models):
@@ -70,20 +52,23 @@ async def begun(held):
 async def test_explicit_control_loads_nothing_but_what_is_named(write_toy, open_models):
     for name in ("one", "two"):
         write_toy("linear", name=name)
-    assert states(await open_models()) == {"one/1": "UNAVAILABLE", "two/1": "UNAVAILABLE"}
-    models = await open_models(load_models=("two",))
+    assert states(await open_models(EXPLICIT)) == {"one/1": "UNAVAILABLE", "two/1": "UNAVAILABLE"}
+    models = await open_models(EXPLICIT, load_models=("two",))
     assert states(models) == {"one/1": "UNAVAILABLE", "two/1": "READY"}
     assert models.all_ready(), "what nobody asked for is not missed"
-    assert states(await open_models(load_models=("*",))) == {"one/1": "READY", "two/1": "READY"}
+    assert states(await open_models(EXPLICIT, load_models=("*",))) == {
+        "one/1": "READY",
+        "two/1": "READY",
+    }
     with pytest.raises(Unavailable, match="RepositoryModelLoad loads it"):
         models.model("one")
     with pytest.raises(NotFound, match="'three' is not known; there are one, two"):
-        await open_models(load_models=("three",))
+        await open_models(EXPLICIT, load_models=("three",))
 
 
 async def test_a_model_is_loaded_and_unloaded_again_and_again(write_toy, open_models):
     write_toy("linear")
-    models = await open_models()
+    models = await open_models(EXPLICIT)
     for _ in range(2):
         await models.load_model("linear")
         assert (await models.model("linear").infer(X, ["y"]))["y"].shape == (1, 3)
@@ -97,7 +82,7 @@ async def test_a_model_is_loaded_and_unloaded_again_and_again(write_toy, open_mo
 @pytest.mark.parametrize("name", ["other", "..", "linear/1", "", "linear/../linear"])
 async def test_what_is_no_model_is_not_found(name, write_toy, open_models):
     write_toy("linear")
-    models = await open_models()
+    models = await open_models(EXPLICIT)
     with pytest.raises(NotFound, match="is not known"):
         await models.load_model(name)
     before = states(models)
@@ -106,7 +91,7 @@ async def test_what_is_no_model_is_not_found(name, write_toy, open_models):
 
 
 async def test_a_model_that_came_later_is_listed_and_loaded(write_toy, open_models, repository):
-    models = await open_models()
+    models = await open_models(EXPLICIT)
     assert models.any_ready(), "nothing is wanted"
     write_toy("linear")
     await models.look_for_models()
@@ -121,7 +106,7 @@ async def test_a_model_that_came_later_is_listed_and_loaded(write_toy, open_mode
 
 async def test_unloading_waits_for_what_runs_and_takes_nothing_more(write_toy, open_models, held):
     write_toy("linear")
-    models = await open_models(load_models=("linear",))
+    models = await open_models(EXPLICIT, load_models=("linear",))
     model = models.model("linear")
     hold = held()
     running = asyncio.create_task(model.infer(X, ["y"]))
@@ -142,7 +127,7 @@ async def test_unloading_waits_for_what_runs_and_takes_nothing_more(write_toy, o
 
 async def test_unloading_waits_for_a_call_whose_client_gave_up(write_toy, open_models, held):
     write_toy("linear")
-    models = await open_models(load_models=("linear",))
+    models = await open_models(EXPLICIT, load_models=("linear",))
     model = models.model("linear")
     hold = held()
     running = asyncio.create_task(model.infer(X, ["y"]))
@@ -160,7 +145,7 @@ async def test_unloading_waits_for_a_call_whose_client_gave_up(write_toy, open_m
 
 async def test_loading_what_has_not_changed_leaves_it_as_it_is(write_toy, open_models):
     write_toy("linear")
-    models = await open_models(load_models=("linear",))
+    models = await open_models(EXPLICIT, load_models=("linear",))
     before = models.model("linear")
     await models.load_model("linear")
     assert models.model("linear") is before
@@ -168,7 +153,7 @@ async def test_loading_what_has_not_changed_leaves_it_as_it_is(write_toy, open_m
 
 async def test_changes_of_one_model_wait_for_each_other(write_toy, open_models, monkeypatch):
     write_toy("linear")
-    models = await open_models()
+    models = await open_models(EXPLICIT)
     within = []
 
     def counted(*args):
@@ -191,7 +176,7 @@ async def test_a_changed_version_answers_until_the_new_one_is_proved(
     write_toy, open_models, repository, monkeypatch
 ):
     folder = write_toy("linear")
-    models = await open_models(load_models=("linear",))
+    models = await open_models(EXPLICIT, load_models=("linear",))
     before = models.model("linear")
     shutil.rmtree(folder)
     write_toy("linear")
@@ -212,7 +197,7 @@ async def test_a_change_that_fails_its_proof_leaves_the_old_version_in_service(
     write_toy, open_models, repository
 ):
     folder = write_toy("linear")
-    models = await open_models(load_models=("linear",))
+    models = await open_models(EXPLICIT, load_models=("linear",))
     before = models.model("linear")
     shutil.rmtree(folder)
     write_toy("linear", weights=WRONG)
@@ -231,7 +216,7 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_does_not_take_the_serv
 ):
     write_toy("linear", weights=WRONG)
     (repository / "empty" / "failed" / "1").mkdir(parents=True)
-    models = await open_models()
+    models = await open_models(EXPLICIT)
     for _ in range(2):
         with pytest.raises(InvalidInput, match=r"load failed .* RMS error"):
             await models.load_model("linear")

@@ -22,20 +22,9 @@ WRONG = {"w": np.ones((4, 3), np.float32), "axis": np.array([1])}
 
 
 @pytest.fixture
-def load(repository, tmp_path):
-    """Load the test's repository; everything is unloaded at the end."""
-    opened = []
-
-    async def load(unproved=False):
-        verdicts = VerdictStore(tmp_path / "state")
-        loaded = Repository(repository, LoadOptions(BackendOptions(), unproved, verdicts))
-        opened.append(loaded)
-        await loaded.load()
-        return loaded
-
-    yield load
-    for loaded in opened:
-        loaded.close()
+def load(open_models):
+    """Load the test's repository."""
+    return open_models
 
 
 def files(folder):
@@ -97,7 +86,7 @@ async def test_weights_changed_after_the_proof_are_noticed(write_toy, load):
     data[data.index(np.float32(-1).tobytes()) + 3] ^= 0x80
     artifact.write_bytes(data)
     for unproved in (False, True):
-        loaded = await load(unproved)
+        loaded = await load(unproved=unproved)
         assert "changed after the proof" in reason(loaded, "linear")
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
-from runtime.backends.base import BackendOptions
 from runtime.errors import InvalidInput, Unavailable
-from runtime.loading import LoadOptions
-from runtime.repository import Repository
-from runtime.verdicts import VerdictStore
 from runtime.versions import entry_from_folder
 
 DIMS = """
@@ -22,19 +20,9 @@ output { name: "y" data_type: TYPE_FP32 dims: [4] EXTRA }
 
 
 @pytest.fixture
-async def load(repository, tmp_path):
-    opened = []
-
-    async def load():
-        options = LoadOptions(BackendOptions(), True, VerdictStore(tmp_path / "state"))
-        loaded = Repository(repository, options)
-        opened.append(loaded)
-        await loaded.load()
-        return loaded
-
-    yield load
-    for loaded in opened:
-        loaded.close()
+def load(open_models):
+    """Load the test's repository; nothing in it is proved."""
+    return partial(open_models, unproved=True)
 
 
 @pytest.fixture

@@ -88,6 +88,22 @@ def raw():
     return raw
 
 
+@pytest.fixture
+def post_to():
+    """Send one request of HTTP/2: ``post_to(server, "ModelInfer", body, more_headers)``."""
+    reason = "pyqwest is missing; it comes with pip install 'twinport[envoy]'"
+    pyqwest = pytest.importorskip("pyqwest", reason=reason)
+    with pyqwest.SyncHTTPTransport(http_version=pyqwest.HTTPVersion.HTTP2) as transport:
+        client = pyqwest.SyncClient(transport)
+
+        def post_to(server, method, body, headers=None):
+            usual = {"content-type": "application/grpc", "te": "trailers"}
+            url = f"http://{server.address}/{SERVICE}/{method}"
+            return client.post(url, usual | (headers or {}), content=body)
+
+        yield post_to
+
+
 @pytest.fixture(scope="session")
 def failure():
     """Status and text of the error that a call ends with."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from functools import partial
 
 import grpc
 import numpy as np
 import pytest
 
-from protos import SERVICE
 from runtime.codec import request_from_arrays
 from runtime.transports.wire import framed
 from runtime.watch.scrape import samples_at
 
-HEADERS = {"content-type": "application/grpc", "te": "trailers"}
 LIMIT = 2**20
 SECONDS = 30
 LONG = 50_000
@@ -62,16 +61,8 @@ def small(start, transport):
 
 
 @pytest.fixture
-def post(small):
-    """Send one request: ``post(method, body, headers)``."""
-    reason = "pyqwest is missing; it comes with pip install 'twinport[envoy]'"
-    pyqwest = pytest.importorskip("pyqwest", reason=reason)
-    with pyqwest.SyncHTTPTransport(http_version=pyqwest.HTTPVersion.HTTP2) as transport:
-        client = pyqwest.SyncClient(transport)
-        url = f"http://{small.address}/{SERVICE}/"
-        yield lambda method, body, headers: client.post(
-            url + method, {**HEADERS, **headers}, content=body
-        )
+def post(post_to, small):
+    return partial(post_to, small)
 
 
 def counted(server):

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import gzip
+from functools import partial
 
 import numpy as np
 import pytest
 
-from protos import SERVICE
 from runtime.codec import request_from_arrays
 from runtime.errors import Status
 from runtime.transports.wire import framed, framed_gzip
 
-HEADERS = {"content-type": "application/grpc", "te": "trailers"}
 SLOW = {"x": np.ones((1, 256), np.float32), "times": np.array([100_000])}
 FIRST = {"x": np.ones((1, 256), np.float32), "times": np.array([2_000])}
 TAKES_GZIP = {"grpc-accept-encoding": "identity, gzip"}
 
 
 @pytest.fixture
-def post(server):
-    """Send one request: ``post(method, body, **headers)`` gives the answer."""
-    reason = "pyqwest is missing; it comes with pip install 'twinport[envoy]'"
-    pyqwest = pytest.importorskip("pyqwest", reason=reason)
-    with pyqwest.SyncHTTPTransport(http_version=pyqwest.HTTPVersion.HTTP2) as transport:
-        client = pyqwest.SyncClient(transport)
-
-        def post(method, body, headers=HEADERS):
-            url = f"http://{server.address}/{SERVICE}/{method}"
-            return client.post(url, headers, content=body)
-
-        yield post
+def post(post_to, server):
+    return partial(post_to, server)
 
 
 def status_of(answer):
@@ -44,7 +33,7 @@ def infer_bytes(arrays):
 
 def test_the_server_itself_ends_what_is_too_late(post):
     assert status_of(post("ModelInfer", framed(infer_bytes(FIRST)))) == Status.OK
-    late = {**HEADERS, "grpc-timeout": "100m"}
+    late = {"grpc-timeout": "100m"}
     answer = post("ModelInfer", framed(infer_bytes(SLOW)), late)
     assert status_of(answer) == Status.DEADLINE_EXCEEDED
 
@@ -66,7 +55,7 @@ def test_texts_are_percent_encoded(post):
 
 
 def test_a_compression_that_is_not_known_is_refused(post, transport):
-    answer = post("ServerLive", framed_gzip(b""), {**HEADERS, "grpc-encoding": "snappy"})
+    answer = post("ServerLive", framed_gzip(b""), {"grpc-encoding": "snappy"})
     if transport == "grpcio":
         assert status_of(answer) == Status.INTERNAL  # its library's choice
         return
@@ -86,17 +75,12 @@ def compressing(start, transport):
     return start(transport, "--compression", "gzip")
 
 
-def test_answers_are_compressed_where_it_is_set(compressing, post, transport):
-    import pyqwest
-
-    url = f"http://{compressing.address}/{SERVICE}/ServerMetadata"
-    with pyqwest.SyncHTTPTransport(http_version=pyqwest.HTTPVersion.HTTP2) as http:
-        client = pyqwest.SyncClient(http)
-        answer = client.post(url, {**HEADERS, **TAKES_GZIP}, content=framed(b""))
-        plain = client.post(url, HEADERS, content=framed(b""))
+def test_answers_are_compressed_where_it_is_set(compressing, post, post_to, transport):
+    answer = post_to(compressing, "ServerMetadata", framed(b""), TAKES_GZIP)
+    plain = post_to(compressing, "ServerMetadata", framed(b""), {})
     assert answer.headers["grpc-encoding"] == "gzip"
     assert answer.content[0] == 1
-    unasked = post("ServerMetadata", framed(b""), {**HEADERS, **TAKES_GZIP})
+    unasked = post("ServerMetadata", framed(b""), TAKES_GZIP)
     assert gzip.decompress(answer.content[5:]) == unasked.content[5:]
     assert unasked.content[0] == 0
     # grpcio's library does not look at what the client takes.
