@@ -17,12 +17,18 @@ MAX_LINE = 2**26
 """Bytes of a line, which holds the counts of every model."""
 
 
+class _UntilItsEnd(asyncio.StreamReaderProtocol):
+    """Closes its pipe at the end; uvloop would leave it open."""
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return False
+
+
 async def reader_of(pipe: IO[Any]) -> asyncio.StreamReader:
     """Read a pipe from now on; it is closed at its end."""
     reader = asyncio.StreamReader(MAX_LINE)
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
-    )
+    await asyncio.get_running_loop().connect_read_pipe(lambda: _UntilItsEnd(reader), pipe)
     return reader
 
 

@@ -62,7 +62,9 @@ class Worker:
     def tell(self, line: str) -> None:
         """Send it a command; one that has gone hears nothing."""
         if self._process.stdin is not None and self._process.returncode is None:
-            self._process.stdin.write(line.encode() + b"\n")
+            # uvloop raises where the pipe is closed and the end of the process not seen yet.
+            with suppress(RuntimeError):
+                self._process.stdin.write(line.encode() + b"\n")
 
     def tell_once(self, line: str) -> None:
         """Send it a command unless it got it before."""

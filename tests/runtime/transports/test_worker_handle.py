@@ -8,6 +8,7 @@ import os
 import time
 
 import pytest
+import uvloop
 
 from runtime.settings import ServerSettings
 from runtime.transports import lines, worker_handle
@@ -118,3 +119,33 @@ async def test_nothing_stays_open_where_no_process_can_be_started(run_stub, monk
     async with asyncio.timeout(10):
         while os.listdir("/proc/self/fd") != before:
             await asyncio.sleep(0)
+
+
+def test_one_whose_pipe_is_closed_before_its_end_is_seen_can_be_told_and_asked(start_stub):
+    async def told():
+        worker, _ = await start_stub("import time; time.sleep(60)")
+        running = asyncio.create_task(worker.run())
+        worker._process.stdin.close()
+        for _turn in range(10):
+            worker.tell("a command")
+            await asyncio.sleep(0)
+        asked = asyncio.create_task(worker.ask("a question", 60))
+        await asyncio.sleep(0)
+        worker._process.kill()
+        assert await asked, "it has nothing more to say"
+        assert await running == -9
+
+    uvloop.run(told())
+
+
+def test_one_that_has_ended_leaves_nothing_open(start_stub):
+    async def ended():
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(2):
+            worker, _ = await start_stub("")
+            await worker.run()
+        async with asyncio.timeout(30):
+            while len(os.listdir("/proc/self/fd")) > before + 1:  # what the loop itself needs
+                await asyncio.sleep(0.01)
+
+    uvloop.run(ended())
